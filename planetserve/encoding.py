@@ -1,0 +1,83 @@
+"""Canonical MessagePack: one value has exactly one encoding.
+
+What is signed or hashed must have a single form, so `decode` re-encodes what it read and refuses
+the bytes when they differ. Allowed: nil, bool, int within 64 bits, str, bytes, list, and maps
+with string keys in ascending order. Floats, extension types and duplicate keys are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgpack
+
+from planetserve.errors import RemoteProtocolError
+
+Value: TypeAlias = "None | bool | int | str | bytes | list[Value] | dict[str, Value]"
+
+MAX_DEPTH = 16
+
+
+class EncodingError(RemoteProtocolError):
+    """The bytes are not canonical MessagePack."""
+
+
+def encode(value: Any) -> bytes:
+    """Encode `value` canonically. Raises `EncodingError` for a type that has no canonical form."""
+    try:
+        packed: bytes = msgpack.packb(_canonical(value, 0), use_bin_type=True)
+    except (OverflowError, ValueError, UnicodeEncodeError) as error:
+        raise EncodingError("a value has no canonical encoding") from error
+    return packed
+
+
+def decode(data: bytes, *, max_bytes: int = 1 << 20) -> Any:
+    """Decode canonical MessagePack of at most `max_bytes`. Raises `EncodingError`."""
+    if len(data) > max_bytes:
+        raise EncodingError(f"{len(data)} bytes are more than the {max_bytes} allowed")
+    try:
+        value = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=False,
+            object_pairs_hook=_map_without_duplicates,
+            ext_hook=_refuse_extension,
+            max_buffer_size=max_bytes,
+        )
+    except EncodingError:
+        raise
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise EncodingError("the bytes are not MessagePack") from error
+    if encode(value) != data:
+        raise EncodingError("the bytes are MessagePack but not in canonical form")
+    return value
+
+
+def _canonical(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise EncodingError(f"values nest deeper than {MAX_DEPTH}")
+    if value is None or isinstance(value, (bool, str, bytes)):
+        return value
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise EncodingError("an integer exceeds 64 bits")
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise EncodingError("a map has a key that is not a string")
+        return {key: _canonical(value[key], depth + 1) for key in sorted(value)}
+    raise EncodingError(f"{type(value).__name__} has no canonical encoding")
+
+
+def _map_without_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise EncodingError("a map names a key twice")
+    return result
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise EncodingError(f"extension type {code} is not allowed")

@@ -1,0 +1,93 @@
+"""CometBFT's JSON-RPC over HTTP, with the next address tried when one does not answer."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+
+from planetserve.errors import NetworkNotFound, PlanetServeError, RemoteProtocolError
+
+REQUEST_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 1.5
+MAX_ANSWER_BYTES = 32 << 20
+
+
+class RpcError(PlanetServeError):
+    """The server answered with a JSON-RPC error; `data` is its detail."""
+
+    def __init__(self, message: str, data: str) -> None:
+        super().__init__(f"the RPC server answered: {message} {data}".rstrip())
+        self.data = data
+
+
+class Rpc:
+    """Calls go to the address that answered last; after a failure to the next, once round."""
+
+    def __init__(self, addresses: Sequence[str], timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._addresses = list(addresses)
+        self._current = 0
+        self._ids = itertools.count()
+        self._http = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S), trust_env=False
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """The `result` of one call.
+
+        Raises `RpcError` when a server refuses the call, `NetworkNotFound` when no address
+        answers, `RemoteProtocolError` when the last of them answers something else.
+        """
+        failures = []
+        last_error: Exception | None = None
+        for offset in range(len(self._addresses)):
+            index = (self._current + offset) % len(self._addresses)
+            address = self._addresses[index]
+            try:
+                result = await self._call_one(address, method, params)
+            except (httpx2.HTTPError, RemoteProtocolError) as error:
+                failures.append(f"{address} ({type(error).__name__})")
+                last_error = error
+                continue
+            self._current = index
+            return result
+        if isinstance(last_error, RemoteProtocolError):
+            raise last_error
+        raise NetworkNotFound(
+            "no RPC server answered: tried "
+            + ", ".join(failures)
+            + ". Is the network running (`ps-localnet status`)? Are the addresses in the network "
+            "file right?"
+        ) from last_error
+
+    async def _call_one(self, address: str, method: str, params: dict[str, Any]) -> Any:
+        request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
+        chunks = bytearray()
+        async with self._http.stream("POST", address, json=request) as response:
+            async for chunk in response.aiter_bytes():
+                chunks += chunk
+                if len(chunks) > MAX_ANSWER_BYTES:
+                    raise RemoteProtocolError("an RPC server's answer exceeds the size limit")
+        try:
+            answer = json.loads(bytes(chunks))
+        except ValueError as error:
+            raise RemoteProtocolError("an RPC server answered something that is not JSON") from error
+        if not isinstance(answer, dict):
+            raise RemoteProtocolError("an RPC server's answer is not a JSON object")
+        if answer.get("error"):
+            error = answer["error"]
+            raise RpcError(str(error.get("message", "")), str(error.get("data", "")))
+        if "result" not in answer:
+            raise RemoteProtocolError("an RPC server's answer has neither result nor error")
+        return answer["result"]
+
+
+def to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

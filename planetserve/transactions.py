@@ -1,0 +1,149 @@
+"""Transactions as they are signed, sent and read: the format that the ledger and its users share.
+
+    envelope  = canonical map {"body": bytes, "signature": 64 bytes}
+    body      = canonical map {"data": map, "key": 32 bytes, "kind": str, "nonce": int, "v": 1}
+    signature = Ed25519 by "key" over  "planetserve/tx/v1" NUL chain_id NUL body
+
+`nonce` counts the transactions of a key, from zero and without gaps. What each kind's `data`
+holds is stated by its builder below; the ledger checks it in `abci_app.core`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from planetserve.encoding import EncodingError, decode, encode
+from planetserve.keys import Identity, verify
+
+DOMAIN = "planetserve/tx/v1"
+VERSION = 1
+MAX_TRANSACTION_BYTES = 16_384
+
+REGISTER = "register"
+ENDORSE = "endorse"
+REVOKE = "revoke"
+COMMIT = "commit"
+REVEAL = "reveal"
+
+ROLES = ("model", "prober", "relay", "user", "verifier")
+SCORE_SCALE_PPM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A decoded transaction whose signature is not yet checked."""
+
+    kind: str
+    key: bytes
+    nonce: int
+    data: Mapping[str, Any]
+    body: bytes
+    signature: bytes
+
+    def signed_for(self, chain_id: str) -> bool:
+        return verify(self.key, DOMAIN, chain_id.encode() + b"\0" + self.body, self.signature)
+
+
+def sign_transaction(
+    identity: Identity, chain_id: str, nonce: int, kind: str, data: Mapping[str, Any]
+) -> bytes:
+    """The bytes to broadcast for one transaction of `identity`."""
+    body = encode(
+        {"v": VERSION, "kind": kind, "key": identity.public_key, "nonce": nonce, "data": data}
+    )
+    signature = identity.sign(DOMAIN, chain_id.encode() + b"\0" + body)
+    return encode({"body": body, "signature": signature})
+
+
+def decode_transaction(raw: bytes) -> Transaction:
+    """Decode an envelope; raises `EncodingError` when any part is not as the format says."""
+    envelope = decode(raw, max_bytes=MAX_TRANSACTION_BYTES)
+    if not isinstance(envelope, dict) or set(envelope) != {"body", "signature"}:
+        raise EncodingError("an envelope holds exactly body and signature")
+    body, signature = envelope["body"], envelope["signature"]
+    if not isinstance(body, bytes) or not isinstance(signature, bytes) or len(signature) != 64:
+        raise EncodingError("body must be bytes and signature 64 bytes")
+    fields = decode(body, max_bytes=MAX_TRANSACTION_BYTES)
+    if not isinstance(fields, dict) or set(fields) != {"data", "key", "kind", "nonce", "v"}:
+        raise EncodingError("a body holds exactly data, key, kind, nonce and v")
+    key, kind, nonce, data = fields["key"], fields["kind"], fields["nonce"], fields["data"]
+    well_formed = (
+        fields["v"] == VERSION
+        and type(fields["v"]) is int
+        and isinstance(key, bytes)
+        and len(key) == 32
+        and isinstance(kind, str)
+        and type(nonce) is int
+        and nonce >= 0
+        and isinstance(data, dict)
+    )
+    if not well_formed:
+        raise EncodingError("a field of the body has the wrong type or version")
+    return Transaction(kind, key, nonce, data, body, signature)
+
+
+def register(
+    *,
+    name: str,
+    roles: Sequence[str],
+    onion_key: bytes,
+    transport_key: bytes,
+    endpoints: Mapping[str, str],
+    model: str = "",
+    operator: str = "",
+) -> dict[str, Any]:
+    """Data that announces the signer as a node, or replaces what it announced before.
+
+    `roles` are words of `ROLES` except "verifier", sorted; `endpoints` maps "overlay" and "group"
+    to ZeroMQ addresses; `model` is the name that a model node serves.
+    """
+    return {
+        "name": name,
+        "roles": sorted(roles),
+        "onion_key": onion_key,
+        "transport_key": transport_key,
+        "endpoints": dict(endpoints),
+        "model": model,
+        "operator": operator,
+    }
+
+
+def endorse(*, node: bytes, role: str, expires: int) -> dict[str, Any]:
+    """Data by which a verifier admits `node` (20-byte id) to `role` until height `expires`."""
+    return {"node": node, "role": role, "expires": expires}
+
+
+def revoke(*, node: bytes, role: str) -> dict[str, Any]:
+    """Data by which a verifier ends the credential of `node` for `role`."""
+    return {"node": node, "role": role}
+
+
+def commit(*, epoch: int, commitment: bytes) -> dict[str, Any]:
+    """Data by which a prober binds itself to one score of `epoch`; see `score_commitment`."""
+    return {"epoch": epoch, "commitment": commitment}
+
+
+def reveal(
+    *, epoch: int, node: bytes, score_ppm: int, samples: int, digest: bytes, salt: bytes
+) -> dict[str, Any]:
+    """Data that opens a commitment: the credit C of `node` in millionths over `samples` replies,
+    the SHA-256 `digest` of their transcripts, and the 32-byte `salt`."""
+    return {
+        "epoch": epoch,
+        "node": node,
+        "score_ppm": score_ppm,
+        "samples": samples,
+        "digest": digest,
+        "salt": salt,
+    }
+
+
+def score_commitment(chain_id: str, prober_key: bytes, reveal_data: Mapping[str, Any]) -> bytes:
+    """SHA-256 that binds a reveal to its chain and prober, so that a copied commit is useless."""
+    return hashlib.sha256(
+        b"planetserve/commit/v1\0"
+        + encode({"chain_id": chain_id, "prober": prober_key, "reveal": reveal_data})
+    ).digest()
