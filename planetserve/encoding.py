@@ -43,7 +43,6 @@ def decode(data: bytes, *, max_bytes: int = 1 << 20) -> Any:
             strict_map_key=False,
             object_pairs_hook=_map_without_duplicates,
             ext_hook=_refuse_extension,
-            max_buffer_size=max_bytes,
         )
     except EncodingError:
         raise
