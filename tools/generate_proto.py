@@ -70,10 +70,6 @@ def fingerprint(sources: dict[str, str]) -> str:
 
 def generate(sources: dict[str, str], target: Path) -> None:
     """Compile `sources` into the package `target`, importing each other as `abci_app.proto...`."""
-    # Importing the compiler takes longer than finding that there is nothing to do.
-    import grpc_tools
-    from grpc_tools import protoc
-
     with tempfile.TemporaryDirectory() as temporary:
         inputs, outputs = Path(temporary, "in"), Path(temporary, "out")
         outputs.mkdir()
@@ -81,17 +77,9 @@ def generate(sources: dict[str, str], target: Path) -> None:
             path = inputs / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        status = protoc.main(
-            [
-                "protoc",
-                f"-I{inputs}",
-                f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
-                f"--python_out={outputs}",
-                f"--pyi_out={outputs}",
-                *sources,
-            ]
-        )
-        if status != 0:
+        compiler = [sys.executable, "-m", "grpc_tools.protoc", f"-I{inputs}"]
+        targets = [f"--python_out={outputs}", f"--pyi_out={outputs}"]
+        if subprocess.run([*compiler, *targets, *sources], check=False).returncode != 0:
             raise SystemExit("protoc failed")
         for path in (*outputs.rglob("*.py"), *outputs.rglob("*.pyi")):
             text = GENERATED_IMPORT.sub(r"\1 abci_app.proto.\2", path.read_text())
