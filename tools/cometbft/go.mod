@@ -1,6 +1,6 @@
 module planetserve/tools/cometbft
 
-go 1.23
+go 1.24
 
 tool github.com/cometbft/cometbft/cmd/cometbft
 
