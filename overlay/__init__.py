@@ -1,0 +1,1 @@
+"""Anonymous transport: onion paths, S-IDA cloves and the relays that carry them."""

@@ -1,0 +1,161 @@
+"""S-IDA: the Secure Information Dispersal Algorithm (paper section 4; Krawczyk 1993).
+
+A message is encrypted under a fresh key, the ciphertext dispersed by Rabin's IDA (a systematic
+Reed-Solomon code) and the key by Shamir's scheme. Any k of the n cloves restore the message; fewer
+than k learn nothing about it.
+
+    clove = version | n | k | index | 4 bytes ciphertext length | 32 bytes key share | fragment
+
+Cloves carry no authentication of their own: each travels under the AEAD of its path and its
+recipient, which finds a polluted one. The AEAD of the whole message finds whatever is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from pyeclib.ec_iface import ECDriver, ECDriverError
+
+from overlay.core import shamir
+from planetserve.errors import RemoteProtocolError
+
+VERSION = 1
+MAX_CLOVES = 16
+KEY_BYTES = 32
+HEADER_BYTES = 8
+MAX_MESSAGE_BYTES = 4 << 20
+TAG_BYTES = 16
+FRAGMENT_HEADER_BYTES = 80
+"""What the erasure-coding library puts in front of a fragment."""
+
+
+class SidaError(RemoteProtocolError):
+    """Bytes that are not a clove, or cloves that do not belong together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clove:
+    """One of `n` parts, of which `k` suffice; `length` is the ciphertext's."""
+
+    n: int
+    k: int
+    index: int
+    length: int
+    key_share: bytes
+    fragment: bytes
+
+    def encode(self) -> bytes:
+        header = bytes((VERSION, self.n, self.k, self.index)) + self.length.to_bytes(4, "big")
+        return header + self.key_share + self.fragment
+
+
+def random_bytes_needed(k: int) -> int:
+    """How many random bytes `split` takes: a key and the coefficients that share it."""
+    return KEY_BYTES * k
+
+
+def split(message: bytes, n: int, k: int, randomness: bytes) -> tuple[Clove, ...]:
+    """Cloves of `message` (at most 4 MiB); `randomness` has `random_bytes_needed(k)` bytes."""
+    if not 1 <= k <= n <= MAX_CLOVES:
+        raise ValueError(f"cloves need 1 <= k <= n <= {MAX_CLOVES}")
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise ValueError("the message is longer than S-IDA takes")
+    if len(randomness) != random_bytes_needed(k):
+        raise ValueError("wrong number of random bytes")
+    key, coefficients = randomness[:KEY_BYTES], randomness[KEY_BYTES:]
+    ciphertext = ChaCha20Poly1305(key).encrypt(bytes(12), message, bytes((VERSION, n, k)))
+    shares = shamir.split(key, n, k, coefficients)
+    fragments = _disperse(ciphertext, n, k)
+    return tuple(
+        Clove(n, k, index, len(ciphertext), shares[index], fragments[index]) for index in range(n)
+    )
+
+
+def decode_clove(data: bytes) -> Clove:
+    """Raises `SidaError`."""
+    if len(data) < HEADER_BYTES + KEY_BYTES or data[0] != VERSION:
+        raise SidaError("these bytes are not a clove")
+    n, k, index = data[1:4]
+    length = int.from_bytes(data[4:HEADER_BYTES], "big")
+    if not 1 <= k <= n <= MAX_CLOVES or index >= n:
+        raise SidaError("a clove with impossible n, k or index")
+    if not TAG_BYTES <= length <= MAX_MESSAGE_BYTES + TAG_BYTES:
+        raise SidaError("a clove with an impossible length")
+    share_end = HEADER_BYTES + KEY_BYTES
+    return Clove(n, k, index, length, data[HEADER_BYTES:share_end], data[share_end:])
+
+
+def combine(cloves: Iterable[Clove]) -> bytes:
+    """The message from any k or more cloves of it.
+
+    Raises `SidaError` when there are fewer, they differ in kind, or do not authenticate.
+    """
+    by_index = {clove.index: clove for clove in cloves}
+    if not by_index:
+        raise SidaError("no cloves")
+    chosen = [by_index[index] for index in sorted(by_index)]
+    n, k, length = chosen[0].n, chosen[0].k, chosen[0].length
+    if any((c.n, c.k, c.length) != (n, k, length) for c in chosen):
+        raise SidaError("cloves of different messages")
+    if len(chosen) < k:
+        raise SidaError("fewer cloves than are needed")
+    chosen = chosen[:k]
+    key = shamir.combine({clove.index + 1: clove.key_share for clove in chosen})
+    ciphertext = _gather(chosen, n, k, length)
+    try:
+        return ChaCha20Poly1305(key).decrypt(bytes(12), ciphertext, bytes((VERSION, n, k)))
+    except InvalidTag as error:
+        raise SidaError("the cloves do not authenticate") from error
+
+
+@lru_cache(maxsize=MAX_CLOVES * MAX_CLOVES)
+def _code(n: int, k: int) -> ECDriver:
+    return ECDriver(k=k, m=n - k, ec_type="isa_l_rs_cauchy")
+
+
+@lru_cache(maxsize=64)
+def _fragment_headers(n: int, k: int, length: int) -> tuple[tuple[bytes, ...], int]:
+    """The library's headers for a ciphertext of `length` bytes, and the size of what follows.
+
+    They depend on nothing else, so they need not travel, and no bytes of a peer's choosing
+    reach the library's header parser.
+    """
+    fragments = _code(n, k).encode(bytes(length))
+    return tuple(f[:FRAGMENT_HEADER_BYTES] for f in fragments), len(
+        fragments[0]
+    ) - FRAGMENT_HEADER_BYTES
+
+
+def _disperse(ciphertext: bytes, n: int, k: int) -> list[bytes]:
+    if k == 1:
+        return [ciphertext] * n
+    if k == n:  # no parity: the code would have nothing to do
+        size = -(-len(ciphertext) // k)
+        padded = ciphertext.ljust(size * k, b"\0")
+        return [padded[i * size : (i + 1) * size] for i in range(n)]
+    return [f[FRAGMENT_HEADER_BYTES:] for f in _code(n, k).encode(ciphertext)]
+
+
+def _gather(cloves: list[Clove], n: int, k: int, length: int) -> bytes:
+    headers: tuple[bytes, ...] = ()
+    if k == 1:
+        size = length
+    elif k == n:
+        size = -(-length // k)
+    else:
+        headers, size = _fragment_headers(n, k, length)
+    if any(len(clove.fragment) != size for clove in cloves):
+        raise SidaError("a fragment has the wrong size")
+    if k == 1:
+        return cloves[0].fragment
+    if k == n:
+        return b"".join(clove.fragment for clove in cloves)[:length]
+    fragments = [headers[clove.index] + clove.fragment for clove in cloves]
+    try:
+        return bytes(_code(n, k).decode(fragments))
+    except ECDriverError as error:
+        raise SidaError("the fragments do not fit together") from error
