@@ -1,9 +1,12 @@
 # `make` alone lists what there is.
 SHELL := /bin/bash
 BIN := .venv/bin
-# The newest usable Python, by asking each candidate: a name on PATH may be a shim that fails.
-PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3 /usr/bin/python3,\
-	$(shell $(name) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 12) and print("$(name)")' 2>/dev/null)))
+# The first that answers and is of the right version: a name on PATH may be a shim that fails.
+ifndef PYTHON
+PYTHON := $(shell for name in .venv/bin/python python3.12 python3.11 python3 /usr/bin/python3; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$name && break; done)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup localnet test test-long lint bench lock clean

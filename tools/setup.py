@@ -135,13 +135,15 @@ def run_uv(log: Path, venv: Path, command: str, *arguments: str) -> None:
 
 
 def make_venv(log: Path) -> str:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("ensurepip") is None:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise SetupError(
             f"{sys.executable} cannot make virtual environments. "
             f"Run: apt-get install python{version}-venv"
         )
-    execute(log, [sys.executable, "-m", "venv", "--clear", str(VENV)], "Is the disk full?")
+    # Not sys.executable: that may be a virtual environment, this one among them.
+    python = str(Path(sys.base_prefix, "bin", f"python{version}"))
+    execute(log, [python, "-m", "venv", "--clear", str(VENV)], "Is the disk full?")
     return f"virtual environment with Python {sys.version.split()[0]}"
 
 
