@@ -82,8 +82,8 @@ class Rpc:
         if not isinstance(answer, dict):
             raise RemoteProtocolError("an RPC server's answer is not a JSON object")
         if answer.get("error"):
-            error = answer["error"]
-            raise RpcError(str(error.get("message", "")), str(error.get("data", "")))
+            reason = answer["error"]
+            raise RpcError(str(reason.get("message", "")), str(reason.get("data", "")))
         if "result" not in answer:
             raise RemoteProtocolError("an RPC server's answer has neither result nor error")
         return answer["result"]

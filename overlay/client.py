@@ -1,0 +1,361 @@
+"""The asking side of the overlay: keeps disjoint paths alive and sends requests over them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from overlay.core import client_path, exit_payload
+from overlay.core.cells import CellError, decode_cell
+from overlay.core.client_path import BUILDING, CLOSED, OPEN, ClientPath
+from overlay.core.effects import Peer, Send
+from overlay.core.exit_payload import EXCHANGE_ID_BYTES, ExitPayload
+from overlay.core.reply import ReplyAssembler
+from overlay.core.request import chunks, prepare
+from overlay.core.selection import choose_hops
+from overlay.directory import Directory
+from overlay.links import Links
+from planetserve.errors import (
+    AnswerCutShort,
+    NodeUnreachable,
+    NotEnoughRoutes,
+    PathsUnavailable,
+)
+from planetserve.records import NodeRecord
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """Paper section 4: n paths of `hops` relays, any k of which carry a message."""
+
+    n: int = 4
+    k: int = 3
+    hops: int = 3
+    build_timeout_s: float = 3.0
+    grace_s: float = 0.4
+    """How long the missing paths are waited for once k are open."""
+    path_life_s: float = 600.0
+    avoid_s: float = 60.0
+    accept_timeout_s: float = 6.0
+    stall_timeout_s: float = 10.0
+    build_rounds: int = 4
+
+
+@dataclass(slots=True, eq=False)
+class _Managed:
+    """A path, what waits for it, and the exchanges that it carries."""
+
+    path: ClientPath
+    built_s: float
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    exchanges: dict[bytes, Callable[[ExitPayload | None], None]] = field(default_factory=dict)
+
+
+class OverlayClient:
+    """Use `start` once, then `request` as often as you like; `close` at the end."""
+
+    def __init__(self, directory: Directory, settings: PathSettings | None = None) -> None:
+        self.settings = settings or PathSettings()
+        self._directory = directory
+        self._links = Links(directory.resolve, self._frame_arrived, self._peer_gone)
+        self._slots: list[_Managed | None] = [None] * self.settings.n
+        self._by_name: dict[tuple[Peer, bytes], _Managed] = {}
+        self._avoid: dict[bytes, float] = {}
+        self._first_hops: list[bytes] = []
+        self._rng = random.SystemRandom()
+        self._building = asyncio.Lock()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def path_names(self) -> list[list[str]]:
+        """The open paths as node names, nearest relay first."""
+        return [[self._name(node) for node in managed.path.hops] for managed in self._open()]
+
+    async def ensure_paths(self) -> None:
+        """Have at least k paths open, n where the route set allows it.
+
+        Raises `NotEnoughRoutes` when the ledger lists too few relays, `PathsUnavailable` when
+        they do not answer.
+        """
+        async with self._building:
+            for _ in range(self.settings.build_rounds):
+                self._expire()
+                if len(self._open()) >= self.settings.n or not await self._build_round():
+                    break
+                if len(self._open()) >= self.settings.k:
+                    break
+        if len(self._open()) < self.settings.k:
+            raise PathsUnavailable(
+                f"only {len(self._open())} of the {self.settings.k} paths that are needed could be "
+                "built; relays may be down. Try again in a minute, or see `ps-ledger nodes`"
+            )
+
+    async def request(self, target: NodeRecord, payload: bytes) -> AsyncIterator[bytes]:
+        """Send `payload` to the model node `target` and give its answer's bytes as they come.
+
+        Closing the iterator cancels the request. Raises `NodeUnreachable` before the first byte,
+        `PathsUnavailable` when too few paths remain before it, `AnswerCutShort` after it, and
+        `RemoteProtocolError` when the node's answer does not authenticate.
+        """
+        await self.ensure_paths()
+        exchange = _Exchange(self.settings, self._open(), target)
+        try:
+            for managed, stream in exchange.begin(payload):
+                managed.exchanges[exchange.name] = exchange.listener(managed)
+                for chunk in chunks(stream, managed.path.chunk_bytes):
+                    self._send(managed, exchange.deliver(chunk))
+            async for data in exchange.answer():
+                yield data
+        finally:
+            for managed in exchange.paths:
+                if managed.exchanges.pop(exchange.name, None) and managed.path.phase == OPEN:
+                    self._send(managed, exchange.end())
+            self._rebuild_soon()
+
+    async def close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for managed in [m for m in self._slots if m is not None]:
+            self._give_up(managed)
+        await asyncio.sleep(0)  # lets the CLOSE cells reach the sockets' threads
+        self._links.close()
+
+    def _open(self) -> list[_Managed]:
+        return [m for m in self._slots if m is not None and m.path.phase == OPEN]
+
+    async def _build_round(self) -> bool:
+        """Fill the empty slots and wait; False when no path could even be tried."""
+        routes = self._directory.current or await self._directory.refresh()
+        relays = routes.relays()
+        fresh = []
+        for slot in range(self.settings.n):
+            if self._slots[slot] is None:
+                managed = self._begin(slot, relays)
+                if managed is not None:
+                    fresh.append(managed)
+        possible = len(fresh) + len(self._open())
+        if possible < self.settings.k:
+            needed = self.settings.k * self.settings.hops
+            if len(relays) < needed:
+                raise NotEnoughRoutes(
+                    f"the ledger lists {len(relays)} relays, {self.settings.k} disjoint paths of "
+                    f"{self.settings.hops} need {needed}; wait until more have joined"
+                )
+            self._avoid.clear()  # better a relay that failed lately than none
+        if not fresh:
+            return possible < self.settings.k
+        await self._wait_for(fresh)
+        return True
+
+    async def _wait_for(self, fresh: list[_Managed]) -> None:
+        """Until all of `fresh` settled; only a grace time more once k paths are open."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self.settings.build_timeout_s
+        waiting = {asyncio.create_task(m.settled.wait()) for m in fresh}
+        try:
+            while waiting and loop.time() < deadline_s:
+                _, waiting = await asyncio.wait(
+                    waiting,
+                    timeout=deadline_s - loop.time(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if len(self._open()) >= self.settings.k:
+                    deadline_s = min(deadline_s, loop.time() + self.settings.grace_s)
+        finally:
+            for task in waiting:
+                task.cancel()
+        for managed in fresh:
+            if managed.path.phase == BUILDING:
+                self._failed(managed)
+
+    def _begin(self, slot: int, relays: list[NodeRecord]) -> _Managed | None:
+        now_s = asyncio.get_running_loop().time()
+        self._avoid = {node: until for node, until in self._avoid.items() if until > now_s}
+        used = {hop for m in self._slots if m is not None for hop in m.path.hops}
+        free_firsts = [node for node in self._first_hops if node not in used]
+        hops = choose_hops(
+            relays, self.settings.hops, used | set(self._avoid), free_firsts, self._rng
+        )
+        if hops is None:
+            return None
+        path, sends = client_path.build([(hop.id, hop.onion_key) for hop in hops], os.urandom)
+        managed = _Managed(path, now_s)
+        self._slots[slot] = managed
+        self._by_name[(path.first, path.backward_id)] = managed
+        self._carry_out(sends)
+        return managed
+
+    def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
+        try:
+            cell = decode_cell(frame)
+        except CellError:
+            return  # a first hop that sends garbage fails its path by not answering
+        managed = self._by_name.get((peer, cell.link_id))
+        if managed is None:
+            return
+        managed.path, payload = client_path.cell_arrived(managed.path, cell)
+        if managed.path.phase == OPEN and not managed.settled.is_set():
+            if managed.path.first.name not in self._first_hops:
+                self._first_hops.append(managed.path.first.name)
+            managed.settled.set()
+        if managed.path.phase == CLOSED:
+            self._failed(managed)
+        elif payload is not None:
+            listener = managed.exchanges.get(payload.exchange)
+            if listener is not None:
+                listener(payload)
+
+    def _peer_gone(self, peer: Peer) -> None:
+        for managed in [m for m in self._slots if m is not None and m.path.first == peer]:
+            self._failed(managed)
+
+    def _failed(self, managed: _Managed) -> None:
+        """Forget a path that broke and stay away from its relays for a while.
+
+        When the first hop still answers, it reported that something behind it broke.
+        """
+        hops = managed.path.hops
+        until_s = asyncio.get_running_loop().time() + self.settings.avoid_s
+        suspects = hops if not managed.settled.is_set() else ()
+        for node in suspects:
+            self._avoid[node] = until_s
+            if node in self._first_hops:
+                self._first_hops.remove(node)
+        self._give_up(managed)
+        self._rebuild_soon()
+
+    def _give_up(self, managed: _Managed) -> None:
+        managed.path, sends = client_path.close(managed.path, os.urandom)
+        if managed in self._slots:
+            self._slots[self._slots.index(managed)] = None
+        self._by_name.pop((managed.path.first, managed.path.backward_id), None)
+        managed.settled.set()
+        self._carry_out(sends)
+        for listener in list(managed.exchanges.values()):
+            listener(None)
+        managed.exchanges.clear()
+
+    def _expire(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for managed in self._open():
+            if now_s - managed.built_s > self.settings.path_life_s and not managed.exchanges:
+                self._give_up(managed)
+
+    def _rebuild_soon(self) -> None:
+        """Replace lost paths in the background while k live, so that nobody waits for it."""
+        if len(self._open()) >= self.settings.n or self._building.locked():
+            return
+
+        async def rebuild() -> None:
+            async with self._building:
+                try:
+                    await self._build_round()
+                except NotEnoughRoutes:
+                    log.warning("too_few_relays_for_spare_paths")
+
+        task = asyncio.create_task(rebuild(), name="rebuild paths")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _send(self, managed: _Managed, payload: ExitPayload) -> None:
+        if managed.path.phase == OPEN:
+            managed.path, sends = client_path.send(managed.path, payload, os.urandom)
+            self._carry_out(sends)
+
+    def _carry_out(self, sends: Iterable[Send]) -> None:
+        pending = deque(sends)
+        while pending:
+            item = pending.popleft()
+            if not self._links.send(item.peer, item.frame):
+                self._links.hang_up(item.peer)
+                asyncio.get_running_loop().call_soon(self._peer_gone, item.peer)
+
+    def _name(self, node: bytes) -> str:
+        record = self._directory.find(node)
+        return record.name if record is not None else node.hex()[:12]
+
+
+class _Exchange:
+    """One request and its answer over the paths that were open when it began."""
+
+    def __init__(
+        self, settings: PathSettings, paths: list[_Managed], target: NodeRecord
+    ) -> None:
+        self.name = os.urandom(EXCHANGE_ID_BYTES)
+        self.paths = paths
+        self._settings = settings
+        self._target = target
+        self._alive = set(range(len(paths)))
+        self._unreachable = 0
+        self._events: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue()
+        self._assembler: ReplyAssembler | None = None
+
+    def begin(self, payload: bytes) -> list[tuple[_Managed, bytes]]:
+        """Seal and disperse; pairs of a path and the bytes that it carries."""
+        request = prepare(
+            payload,
+            self._target.id,
+            self._target.onion_key,
+            self._settings.n,
+            self._settings.k,
+            os.urandom,
+        )
+        self._assembler = ReplyAssembler(request.reply_key, request.path_keys, request.k)
+        return list(zip(self.paths, request.streams, strict=False))
+
+    def deliver(self, chunk: bytes) -> ExitPayload:
+        return ExitPayload(exit_payload.DELIVER, self.name, self._target.id, chunk)
+
+    def end(self) -> ExitPayload:
+        return ExitPayload(exit_payload.END, self.name, self._target.id)
+
+    def listener(self, managed: _Managed) -> Callable[[ExitPayload | None], None]:
+        index = self.paths.index(managed)
+
+        def listen(payload: ExitPayload | None) -> None:
+            over = payload is None or payload.command == exit_payload.END
+            if over and payload is not None:
+                self._unreachable += 1
+            self._events.put_nowait((index, None if over else payload.chunk if payload else None))
+
+        return listen
+
+    async def answer(self) -> AsyncIterator[bytes]:
+        """The answer's bytes in order, until its last frame."""
+        assembler = self._assembler
+        assert assembler is not None
+        while not assembler.ended:
+            begun = assembler.next_number > 0
+            patience_s = (
+                self._settings.stall_timeout_s if begun else self._settings.accept_timeout_s
+            )
+            try:
+                async with asyncio.timeout(patience_s):
+                    index, chunk = await self._events.get()
+            except TimeoutError:
+                raise self._lost(begun, "did not answer in time") from None
+            if chunk is None:
+                self._alive.discard(index)
+                if len(self._alive) < self._settings.k:
+                    raise self._lost(begun, "cannot be reached any more")
+                continue
+            for data in assembler.feed(index, chunk):
+                yield data
+
+    def _lost(self, begun: bool, what: str) -> Exception:
+        name = self._target.name
+        if begun:
+            return AnswerCutShort(f"the answer stopped in the middle: {name} {what}")
+        if self._unreachable or what.startswith("did not"):
+            return NodeUnreachable(f"the model node {name} {what}; another may be up")
+        return PathsUnavailable("too many paths broke before the answer began; try again")
+
+

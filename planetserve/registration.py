@@ -1,0 +1,44 @@
+"""Announce a node on the ledger, once for each change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from planetserve.errors import NetworkNotFound
+from planetserve.keys import Identity
+from planetserve.ledger import LedgerClient
+from planetserve.records import NodeRecord
+from planetserve.transactions import REGISTER
+
+RETRY_S = 1.0
+MAX_RETRY_S = 15.0
+
+log = structlog.get_logger()
+
+
+async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, Any]) -> None:
+    """Register `identity` with `data` (see `planetserve.transactions.register`), unless the
+    ledger already says just that. Waits, with longer and longer pauses, while no RPC server
+    answers. Raises `TransactionRejected`."""
+    pause_s = RETRY_S
+    while True:
+        try:
+            routes = await ledger.routes()
+            record = routes.find(identity.id)
+            if record is None or not _says(record, data):
+                await ledger.send(identity, REGISTER, data)
+                log.info("registered", name=data["name"])
+            return
+        except NetworkNotFound as error:
+            log.warning("ledger_unreachable", reason=str(error), retry_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_RETRY_S)
+
+
+def _says(record: NodeRecord, data: Mapping[str, Any]) -> bool:
+    announced = record.to_wire()
+    return all(announced[name] == value for name, value in data.items())
