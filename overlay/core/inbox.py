@@ -31,6 +31,9 @@ from overlay.core.request import CloveStream, ReceivedClove, open_clove, open_re
 from overlay.core.sida import Clove
 from planetserve.errors import RemoteProtocolError
 
+MAX_KEPT_FRAMES = 64
+"""Frames kept for paths whose clove is late; beyond it they carry only later frames."""
+
 Route: TypeAlias = tuple[Peer, bytes]
 """Where a path ends here: the last relay's connection and the exchange's link id."""
 
@@ -77,6 +80,7 @@ class _Request:
     reply_key: bytes = b""
     running: bool = False
     next_frame: int = 0
+    kept_frames: list[tuple[bytes, ...]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -151,19 +155,16 @@ class Inbox:
         request = self._requests.get(request_id)
         if request is None:
             return []
-        chunks = reply.encode_frame(
-            kind,
-            data,
-            request.next_frame,
-            request.reply_key,
-            {index: request.path_keys[index] for index in request.routes},
-            request.n,
-            request.k,
-            self.entropy,
-        )
+        number = request.next_frame
         request.next_frame += 1
+        cloves = reply.disperse(
+            kind, data, number, request.reply_key, request.n, request.k, self.entropy
+        )
+        if len(request.path_keys) < request.n and number < MAX_KEPT_FRAMES:
+            request.kept_frames.append(cloves)
         effects: list[InboxEffect] = [
-            self._cell(request.routes[index], chunk) for index, chunk in chunks.items()
+            self._cell(route, reply.seal_clove(request.path_keys[index], number, cloves[index]))
+            for index, route in request.routes.items()
         ]
         if kind == reply.END:
             self._remove(request_id)
@@ -209,7 +210,7 @@ class Inbox:
         request.path_keys[clove.index] = received.path_key
         self._by_route[route] = (request_id, clove.index)
         if request.running:
-            return []
+            return self._catch_up(request, clove.index)
         request.cloves[clove.index] = clove
         self._buffered_bytes += len(clove.fragment)
         if len(request.cloves) < request.k:
@@ -222,6 +223,17 @@ class Inbox:
         request.running = True
         self._forget_cloves(request)
         return [Count("request_opened"), RequestReady(request_id, opened.plaintext)]
+
+    def _catch_up(self, request: _Request, index: int) -> list[InboxEffect]:
+        """A path that joined late gets the frames that left without it: were another path lost
+        meanwhile, k cloves of them must still arrive."""
+        effects: list[InboxEffect] = []
+        for number, cloves in enumerate(request.kept_frames):
+            chunk = reply.seal_clove(request.path_keys[index], number, cloves[index])
+            effects.append(self._cell(request.routes[index], chunk))
+        if len(request.path_keys) == request.n:
+            request.kept_frames.clear()
+        return effects
 
     def _remove(self, request_id: bytes) -> list[Route]:
         """Forget all of a request but its id, so that a replay of its cloves finds it used."""

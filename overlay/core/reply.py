@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -34,28 +33,22 @@ class ReplyError(RemoteProtocolError):
     """An answer that does not authenticate or breaks the frame rules."""
 
 
-def encode_frame(
-    kind: int,
-    data: bytes,
-    number: int,
-    reply_key: bytes,
-    path_keys: Mapping[int, bytes],
-    n: int,
-    k: int,
-    entropy: Entropy,
-) -> dict[int, bytes]:
-    """What to send over each path of `path_keys` (by clove index) for frame `number`."""
+def disperse(
+    kind: int, data: bytes, number: int, reply_key: bytes, n: int, k: int, entropy: Entropy
+) -> tuple[bytes, ...]:
+    """The n cloves of frame `number`, to be sealed for their paths."""
     if len(data) > MAX_DATA_BYTES:
         raise ValueError("the data do not fit a frame")
     frame = (bytes((kind,)) + len(data).to_bytes(2, "big") + data).ljust(FRAME_BYTES, b"\0")
     inner = ChaCha20Poly1305(reply_key).encrypt(_nonce(number), frame, None)
     cloves = sida.split(inner, n, k, entropy(sida.random_bytes_needed(k)))
-    head = number.to_bytes(NUMBER_BYTES, "big")
-    return {
-        index: head
-        + ChaCha20Poly1305(key).encrypt(_nonce(number), cloves[index].encode(), None)
-        for index, key in path_keys.items()
-    }
+    return tuple(clove.encode() for clove in cloves)
+
+
+def seal_clove(path_key: bytes, number: int, clove: bytes) -> bytes:
+    """What goes over a path: the frame's number and the clove under the path's key."""
+    sealed = ChaCha20Poly1305(path_key).encrypt(_nonce(number), clove, None)
+    return number.to_bytes(NUMBER_BYTES, "big") + sealed
 
 
 @dataclass(slots=True)

@@ -1,0 +1,130 @@
+"""A whole overlay in one event loop: real sockets, real crypto, a route set made by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from overlay.client import OverlayClient, PathSettings
+from overlay.directory import Directory
+from overlay.relay_node import RelayNode
+from overlay.server import IncomingRequest, OverlayServer
+from planetserve.keys import Identity, identity_from
+from planetserve.records import NodeRecord, RouteSet, route_set
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def record(identity: Identity, name: str, role: str, port: int) -> NodeRecord:
+    return NodeRecord(
+        id=identity.id,
+        key=identity.public_key,
+        name=name,
+        roles=(role,),
+        onion_key=identity.onion_public,
+        transport_key=identity.transport_public,
+        endpoints={"overlay": f"tcp://127.0.0.1:{port}"},
+        model="tiny" if role == "model" else "",
+        operator="",
+        registered=1,
+        credential_expires=1000,
+        reputation_ppm=500_000 if role == "model" else None,
+        status="trusted",
+    )
+
+
+class StaticLedger:
+    """Stands where a `LedgerClient` would; only its route set is read."""
+
+    def __init__(self, routes: RouteSet) -> None:
+        self._routes = routes
+
+    async def routes(self) -> RouteSet:
+        return self._routes
+
+
+def seeded_identity(number: int) -> Identity:
+    return identity_from(bytes((number,)) * 96)
+
+
+@dataclass
+class Overlay:
+    routes: RouteSet
+    relays: dict[bytes, RelayNode]
+    server: OverlayServer
+    target: NodeRecord
+    clients: list[OverlayClient] = field(default_factory=list)
+    directory: Directory | None = None
+
+    def client(self, settings: PathSettings | None = None) -> OverlayClient:
+        assert self.directory is not None
+        client = OverlayClient(self.directory, settings)
+        self.clients.append(client)
+        return client
+
+    async def kill_relay(self, name: str) -> None:
+        node = next(n for n in self.routes.nodes if n.name == name)
+        await self.relays.pop(node.id).close()
+
+
+MakeOverlay = Callable[..., Awaitable[Overlay]]
+
+
+@asynccontextmanager
+async def running_overlay(
+    handler: Callable[[IncomingRequest], Awaitable[None]], relay_count: int
+) -> AsyncIterator[Overlay]:
+    identities = [seeded_identity(number) for number in range(1, relay_count + 1)]
+    ports = [free_port() for _ in range(relay_count + 1)]
+    model = seeded_identity(200)
+    records = [
+        record(identity, f"relay-{number}", "relay", port)
+        for number, (identity, port) in enumerate(zip(identities, ports, strict=False), 1)
+    ]
+    target = record(model, "model-1", "model", ports[-1])
+    routes = route_set(1, [r.to_wire() for r in (*records, target)])
+    directory = Directory(StaticLedger(routes))  # type: ignore[arg-type]
+    await directory.refresh()
+    server = OverlayServer(model, f"127.0.0.1:{ports[-1]}", handler)  # type: ignore[arg-type]
+    await server.start()
+    relays = {}
+    for identity, port in zip(identities, ports, strict=False):
+        relays[identity.id] = RelayNode(identity, f"127.0.0.1:{port}", directory)
+        relays[identity.id].start()
+    overlay = Overlay(routes, dict(relays), server, target, directory=directory)
+    try:
+        yield overlay
+    finally:
+        for client in overlay.clients:
+            await client.close()
+        for node in overlay.relays.values():
+            await node.close()
+        await overlay.server.close()
+
+
+@pytest.fixture
+async def make_overlay() -> AsyncIterator[MakeOverlay]:
+    """Call with a handler and a number of relays; everything ends with the test."""
+    contexts = []
+
+    async def make(
+        handler: Callable[[IncomingRequest], Awaitable[None]], relay_count: int = 12
+    ) -> Overlay:
+        context = running_overlay(handler, relay_count)
+        contexts.append(context)
+        return await context.__aenter__()
+
+    yield make
+    for context in contexts:
+        await context.__aexit__(None, None, None)
+    await asyncio.sleep(0)

@@ -1,0 +1,178 @@
+"""Requests through real relays over real ZeroMQ, with relays and model nodes that die."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from overlay.client import OverlayClient, PathSettings
+from overlay.server import IncomingRequest, ReplyGone
+from planetserve.errors import AnswerCutShort, NodeUnreachable, NotEnoughRoutes, PathsUnavailable
+from planetserve.records import NodeRecord
+from tests.overlay.conftest import MakeOverlay
+
+
+async def echo(request: IncomingRequest) -> None:
+    await request.write(b"you said: ")
+    await request.write(request.payload)
+    await request.finish()
+
+
+async def ask(client: OverlayClient, target: NodeRecord, payload: bytes) -> bytes:
+    return b"".join([data async for data in client.request(target, payload)])
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000, 200_000])
+async def test_an_answer_comes_back_whole(make_overlay: MakeOverlay, size: int) -> None:
+    overlay = await make_overlay(echo)
+    payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    client = overlay.client()
+    assert await ask(client, overlay.target, payload) == b"you said: " + payload
+
+
+async def test_four_disjoint_paths_of_three_relays(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo)
+    client = overlay.client()
+    await ask(client, overlay.target, b"hello")
+    names = client.path_names()
+    assert [len(path) for path in names] == [3, 3, 3, 3]
+    assert len({name for path in names for name in path}) == 12
+
+
+async def test_several_requests_share_the_paths(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo)
+    client = overlay.client()
+    await client.ensure_paths()
+    before = client.path_names()
+    answers = await asyncio.gather(
+        *(ask(client, overlay.target, b"%d" % number) for number in range(8))
+    )
+    assert answers == [b"you said: %d" % number for number in range(8)]
+    assert client.path_names() == before
+
+
+async def test_a_relay_killed_in_mid_answer_is_not_noticed(make_overlay: MakeOverlay) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: IncomingRequest) -> None:
+        await request.write(b"one ")
+        await request.write(b"two ")
+        begun.set()
+        await go_on.wait()
+        await request.write(b"three")
+        await request.finish()
+
+    overlay = await make_overlay(slow)
+    client = overlay.client()
+    asking = asyncio.create_task(ask(client, overlay.target, b"count"))
+    await begun.wait()
+    await overlay.kill_relay(client.path_names()[0][1])
+    go_on.set()
+    assert await asking == b"one two three"
+
+
+async def test_two_paths_lost_in_mid_answer_cut_it_short(make_overlay: MakeOverlay) -> None:
+    begun = asyncio.Event()
+    left = asyncio.Event()
+
+    async def endless(request: IncomingRequest) -> None:
+        try:
+            while True:
+                await request.write(b"more ")
+                begun.set()
+                await asyncio.sleep(0.01)
+        except (ReplyGone, asyncio.CancelledError):
+            left.set()
+            raise
+
+    overlay = await make_overlay(endless)
+    client = overlay.client()
+    asking = asyncio.create_task(ask(client, overlay.target, b"go"))
+    await begun.wait()
+    await asyncio.sleep(0.2)
+    names = client.path_names()
+    await overlay.kill_relay(names[0][0])
+    await overlay.kill_relay(names[1][2])
+    with pytest.raises(AnswerCutShort):
+        await asking
+    await asyncio.wait_for(left.wait(), 5)
+
+
+async def test_a_client_that_stops_reading_cancels_the_request(make_overlay: MakeOverlay) -> None:
+    left = asyncio.Event()
+
+    async def endless(request: IncomingRequest) -> None:
+        try:
+            while True:
+                await request.write(b"more ")
+                await asyncio.sleep(0.01)
+        except (ReplyGone, asyncio.CancelledError):
+            left.set()
+            raise
+
+    overlay = await make_overlay(endless)
+    client = overlay.client()
+    answer = client.request(overlay.target, b"go")
+    await anext(answer)
+    await answer.aclose()  # type: ignore[attr-defined]
+    await asyncio.wait_for(left.wait(), 5)
+
+
+async def test_a_dead_model_node_is_told_at_once(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo)
+    client = overlay.client()
+    await client.ensure_paths()
+    await overlay.server.close()
+    with pytest.raises(NodeUnreachable):
+        await ask(client, overlay.target, b"hello")
+
+
+async def test_a_model_node_that_dies_in_mid_answer(make_overlay: MakeOverlay) -> None:
+    begun = asyncio.Event()
+
+    async def stuck(request: IncomingRequest) -> None:
+        await request.write(b"part")
+        begun.set()
+        await asyncio.Event().wait()
+
+    overlay = await make_overlay(stuck)
+    client = overlay.client()
+    asking = asyncio.create_task(ask(client, overlay.target, b"go"))
+    await begun.wait()
+    await asyncio.sleep(0.1)
+    await overlay.server.close()
+    with pytest.raises(AnswerCutShort):
+        await asking
+
+
+async def test_with_one_relay_dead_three_paths_still_answer(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo)
+    await overlay.kill_relay("relay-5")
+    client = overlay.client(PathSettings(build_timeout_s=1.0))
+    assert await ask(client, overlay.target, b"hi") == b"you said: hi"
+
+
+async def test_too_few_relays_is_said(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo, 8)
+    with pytest.raises(NotEnoughRoutes, match="lists 8 relays"):
+        await ask(overlay.client(), overlay.target, b"hi")
+
+
+async def test_relays_that_do_not_answer_are_said(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo)
+    for number in range(1, 13):
+        await overlay.kill_relay(f"relay-{number}")
+    client = overlay.client(PathSettings(build_timeout_s=0.5, build_rounds=2))
+    with pytest.raises(PathsUnavailable):
+        await ask(client, overlay.target, b"hi")
+
+
+async def test_lost_paths_are_rebuilt_behind_the_scenes(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo, 15)
+    client = overlay.client()
+    await ask(client, overlay.target, b"hi")
+    await overlay.kill_relay(client.path_names()[2][0])
+    async with asyncio.timeout(10):
+        while len(client.path_names()) < 4 or not await ask(client, overlay.target, b"again"):
+            await asyncio.sleep(0.05)
