@@ -1,0 +1,94 @@
+"""Answers chat requests with this node's own engine, and signs what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from modelnode.engines.protocol import CANCELLED, Engine, EngineStats, Overloaded
+from planetserve.chat import BadRequest, ChatRequest, parse_body
+from planetserve.errors import EngineError
+from planetserve.keys import Identity
+from planetserve.messages import (
+    MAX_REPLY_BYTES,
+    Delta,
+    End,
+    Failed,
+    ReplyEvent,
+    encode_event,
+    reply_digest,
+    sign_reply,
+)
+
+MAX_TEXT_BYTES = MAX_REPLY_BYTES // 16
+"""Leaves room for what JSON adds, so that every reply passes the client's own limit."""
+
+
+class Server:
+    """One engine behind one name and identity."""
+
+    def __init__(self, engine: Engine, identity: Identity, chain_id: str, model: str) -> None:
+        self.model = model
+        self.identity = identity
+        self.accepting = True
+        self._engine = engine
+        self._chain_id = chain_id
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    def check(self, body: bytes) -> ChatRequest:
+        """Read a request for this node's model. Raises `BadRequest`."""
+        request = parse_body(body)
+        if request.model != self.model:
+            raise BadRequest(f"this group serves {self.model}", "model", code="unknown_model")
+        return request
+
+    async def serve(self, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
+        """The events of one reply: deltas, then exactly one `End` or `Failed`. Closing the
+        generator cancels the request."""
+        if not self.accepting:
+            yield Failed("not_serving", "this node is stopping")
+            return
+        try:
+            request = self.check(body)
+        except BadRequest as error:
+            yield Failed(error.code, str(error))
+            return
+        try:
+            async with aclosing(self._answer(request, body)) as events:
+                async for event in events:
+                    yield event
+        except Overloaded as error:
+            yield Failed(error.code, str(error), error.retry_after_s)
+        except EngineError as error:
+            yield Failed(error.code, str(error))
+
+    async def _answer(self, request: ChatRequest, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
+        texts: list[str] = []
+        room = MAX_TEXT_BYTES
+        async with aclosing(self._engine.stream(request)) as pieces:
+            async for piece in pieces:
+                room -= len(piece.text.encode())
+                if room < 0:
+                    raise EngineError("engine_failed", "the engine's reply is too long")
+                if piece.text:
+                    texts.append(piece.text)
+                    yield Delta(piece.text)
+                if piece.finish_reason is None:
+                    continue
+                if piece.usage is None or piece.finish_reason == CANCELLED:
+                    raise EngineError("engine_failed", "the engine gave up the reply")
+                digest = reply_digest(
+                    self._chain_id, body, "".join(texts), piece.finish_reason, self.model
+                )
+                signature = sign_reply(self.identity, digest)
+                yield End(self.identity.id, self.model, piece.finish_reason, piece.usage, signature)
+                return
+        raise EngineError("engine_failed", "the engine ended the reply without a reason")
+
+    async def serve_request(self, body: bytes) -> AsyncGenerator[bytes, None]:
+        """`serve`, as the lines of a reply stream."""
+        async with aclosing(self.serve(body)) as events:
+            async for event in events:
+                yield encode_event(event)
