@@ -1,0 +1,122 @@
+"""One validator: the ledger, its ABCI server, CometBFT as a child, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from abci_app.application import Application
+from abci_app.cometbft import start_cometbft, stop_cometbft, sync_status
+from abci_app.handlers import Handlers
+from abci_app.home import DATABASE, read_settings
+from abci_app.metrics import LedgerMetrics
+from abci_app.server import AbciServer
+from abci_app.store import open_store
+from planetserve.errors import ConfigurationError, PlanetServeError
+from planetserve.health import HealthServer
+
+log = structlog.get_logger()
+
+
+class NodeStopped(PlanetServeError):
+    """The node ended without being told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """`http` is HOST:PORT for health and metrics, or None."""
+
+    home: Path
+    cometbft: Path
+    http: str | None = None
+
+
+async def run_node(options: NodeOptions) -> None:
+    """Run until SIGTERM or SIGINT. Raises `ConfigurationError` when it cannot start, and
+    `NodeStopped` when CometBFT or the ledger ends by itself."""
+    home = options.home.resolve()
+    settings = read_settings(home)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    # A socket's path is limited to some 100 characters, so it is named from within the home.
+    os.chdir(home)
+    store = open_store(home / DATABASE, settings.chain_id)
+    try:
+        application = Application(store, settings.chain_id)
+        metrics = LedgerMetrics()
+        server = AbciServer(Handlers(application, metrics))
+        await server.start(settings.abci)
+        log.info("the ledger listens", address=settings.abci, height=application.head.height)
+        try:
+            # The child is made before any thread, as `preexec_fn` wants it.
+            process = await start_cometbft(options.cometbft, home)
+            try:
+                await _supervise(options, application, metrics, server, process, stopping)
+            finally:
+                await stop_cometbft(process)
+        finally:
+            await server.close()
+    finally:
+        store.close()
+
+
+async def _supervise(
+    options: NodeOptions,
+    application: Application,
+    metrics: LedgerMetrics,
+    server: AbciServer,
+    process: asyncio.subprocess.Process,
+    stopping: asyncio.Event,
+) -> None:
+    rpc = read_settings(options.home.resolve()).rpc
+
+    def health() -> dict[str, Any]:
+        status = sync_status(rpc)
+        head = application.head
+        alive = process.returncode is None
+        return {
+            "healthy": alive and status is not None and not status.catching_up and head.height > 0,
+            "role": "validator",
+            "pid": os.getpid(),
+            "cometbft_pid": process.pid,
+            "height": head.height,
+            "app_hash": head.app_hash.hex(),
+            "catching_up": status is None or status.catching_up,
+            "since_block_s": round(time.monotonic() - application.committed_at_s, 1),
+        }
+
+    web = HealthServer(options.http, health, metrics.registry) if options.http else None
+    stop_wait = asyncio.create_task(stopping.wait())
+    child_wait = asyncio.create_task(process.wait())
+    try:
+        await asyncio.wait(
+            {stop_wait, child_wait, server.failed}, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        stop_wait.cancel()
+        child_wait.cancel()
+        if web is not None:
+            await asyncio.to_thread(web.close)
+    if stopping.is_set():
+        log.info("the node stops")
+        return
+    if server.failed.done():
+        error = server.failed.result()
+        if isinstance(error, ConfigurationError):
+            raise error
+        raise NodeStopped(
+            f"the ledger stopped at height {application.head.height} on a fault of its own "
+            f"({type(error).__name__}); the log above has the details"
+        ) from error
+    raise NodeStopped(
+        f"CometBFT ended by itself with code {process.returncode}; its log above says why"
+    )
