@@ -95,15 +95,16 @@ async def _supervise(
         }
 
     web = HealthServer(options.http, health, metrics.registry) if options.http else None
-    stop_wait = asyncio.create_task(stopping.wait())
-    child_wait = asyncio.create_task(process.wait())
+    endings: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(stopping.wait()),
+        asyncio.ensure_future(process.wait()),
+        server.failed,
+    ]
     try:
-        await asyncio.wait(
-            {stop_wait, child_wait, server.failed}, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stop_wait.cancel()
-        child_wait.cancel()
+        for ending in endings[:2]:
+            ending.cancel()
         if web is not None:
             await asyncio.to_thread(web.close)
     if stopping.is_set():

@@ -8,7 +8,6 @@ fault that other validators may not have: the server stops, rather than answer a
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -37,9 +36,7 @@ class AbciServer:
         scheme, _, place = address.partition("://")
         try:
             if scheme == "unix":
-                Path(place).unlink(missing_ok=True)
                 self._server = await asyncio.start_unix_server(self._connected, place)
-                Path(place).chmod(0o600)
             elif scheme == "tcp":
                 host, _, port = place.rpartition(":")
                 self._server = await asyncio.start_server(self._connected, host, int(port))
