@@ -170,7 +170,7 @@ def config_text(
 ) -> str:
     """CometBFT's config.toml. A round costs a few gossip steps on top of `timeout_commit`, and a
     dead proposer costs `timeout_propose`; both follow the block interval."""
-    commit_ms = max(10, round(block_interval_s * 700))
+    commit_ms = max(10, round(block_interval_s * 850))
     propose_ms = max(200, round(block_interval_s * 1000))
     vote_ms = max(100, propose_ms // 2)
     gossip_ms = min(100, max(5, round(block_interval_s * 50)))
@@ -180,7 +180,7 @@ version = "0.38.25"
 proxy_app = {_quoted(abci_address)}
 moniker = {_quoted(moniker)}
 db_backend = "goleveldb"
-log_level = "info"
+log_level = "main:info,state:info,*:error"
 log_format = "json"
 
 [rpc]

@@ -109,8 +109,9 @@ def open_store(folder: Path, chain_id: str) -> Store:
             max_open_files=64,
         )
     except plyvel.Error as error:
+        reason = b" ".join(part for part in error.args if isinstance(part, bytes)).decode()
         raise ConfigurationError(
-            f"cannot open the ledger's database {folder}: {error}. If another ps-node uses it, "
+            f"cannot open the ledger's database {folder}: {reason}. If another ps-node uses it, "
             "stop that one; if it is damaged, move it away and let the node fetch the chain again"
         ) from error
     try:

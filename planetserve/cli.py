@@ -42,7 +42,10 @@ def run(application: typer.Typer) -> NoReturn:
 
 
 def print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    """To standard error, in one line. A message may quote what a peer said, so characters that
+    a terminal would act on are shown as blanks."""
+    shown = "".join(character if character.isprintable() else " " for character in message)
+    print(f"error: {shown}", file=sys.stderr)
 
 
 def _code_of(ending: SystemExit) -> int:

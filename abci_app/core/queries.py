@@ -5,7 +5,8 @@
     /routes              every node's record, in ascending order of ids
     /node/HEX            one node's record
     /account/HEX         {"nonce": the next one}
-    /epoch/N             an epoch's record with its results, or its reveals so far
+    /epoch/N             an epoch's record: counts, then "results" once settled, before that
+                         what is "revealed" so far
     /reputation/HEX      {"node": record, "history": the node's last results, oldest first}
 
 An answer without value means that nothing is there.
@@ -140,7 +141,8 @@ def _epoch(state: Committed, argument: str) -> Any:
             load(state.reader, result_key(key, epoch))
             for key, _ in records(state.reader, b"nodes/")
         )
-        return {**record, "results": [result for result in found if result is not None]}
+        results = [result for result in found if result is not None]
+        return {**record, "revealed": [], "results": results}
     parameters = load_chain(state.reader).parameters
     if epoch != epoch_of(state.height + 1, parameters):
         return None
@@ -152,7 +154,8 @@ def _epoch(state: Committed, argument: str) -> Any:
         "end": window.end,
         "settled": None,
         "commits": sum(quota.commits for _, quota in quotas),
-        "reveals": [
+        "reveals": sum(quota.reveals for _, quota in quotas),
+        "revealed": [
             {"node": node, "prober": prober, **asdict(reveal)}
             for node, prober, reveal in current_reveals(state.reader, epoch)
         ],
