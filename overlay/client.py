@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -97,7 +97,7 @@ class OverlayClient:
                 "built; relays may be down. Try again in a minute, or see `ps-ledger nodes`"
             )
 
-    async def request(self, target: NodeRecord, payload: bytes) -> AsyncIterator[bytes]:
+    async def request(self, target: NodeRecord, payload: bytes) -> AsyncGenerator[bytes, None]:
         """Send `payload` to the model node `target` and give its answer's bytes as they come.
 
         Closing the iterator cancels the request. Raises `NodeUnreachable` before the first byte,
@@ -286,9 +286,7 @@ class OverlayClient:
 class _Exchange:
     """One request and its answer over the paths that were open when it began."""
 
-    def __init__(
-        self, settings: PathSettings, paths: list[_Managed], target: NodeRecord
-    ) -> None:
+    def __init__(self, settings: PathSettings, paths: list[_Managed], target: NodeRecord) -> None:
         self.name = os.urandom(EXCHANGE_ID_BYTES)
         self.paths = paths
         self._settings = settings
@@ -328,7 +326,7 @@ class _Exchange:
 
         return listen
 
-    async def answer(self) -> AsyncIterator[bytes]:
+    async def answer(self) -> AsyncGenerator[bytes, None]:
         """The answer's bytes in order, until its last frame."""
         assembler = self._assembler
         assert assembler is not None
@@ -357,5 +355,3 @@ class _Exchange:
         if self._unreachable or what.startswith("did not"):
             return NodeUnreachable(f"the model node {name} {what}; another may be up")
         return PathsUnavailable("too many paths broke before the answer began; try again")
-
-

@@ -1,9 +1,9 @@
 """PlanetServe: ask open LLMs on other people's machines without saying who you are.
 
-    from planetserve import Client
+from planetserve import Client
 
-    with Client() as client:
-        print(client.ask("What is the capital of France?").text)
+with Client() as client:
+    print(client.ask("What is the capital of France?").text)
 """
 
 from __future__ import annotations

@@ -13,8 +13,11 @@ def printable(text: str) -> str:
     return "".join(
         character
         for character in text
-        if character in _KEPT or unicodedata.category(character) not in ("Cc", "Co", "Cs")
-        and character not in _OVERRIDES
+        if character in _KEPT
+        or (
+            unicodedata.category(character) not in ("Cc", "Co", "Cs")
+            and character not in _OVERRIDES
+        )
     )
 
 

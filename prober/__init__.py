@@ -1,0 +1,1 @@
+"""Verification: challenges that look like questions, scored against a reference."""

@@ -1,14 +1,14 @@
 """One path at its owner.
 
-    state      event                             next       effects
-    ─────────  ────────────────────────────────  ─────────  ───────────────────────────
-    (none)     build                             BUILDING   SETUP to the first hop
-    BUILDING   ESTABLISHED under every layer     OPEN
-    BUILDING   CLOSE, time-out, neighbour gone   CLOSED
-    OPEN       send                              OPEN       DATA to the first hop
-    OPEN       DATA that opens, in order         OPEN       the payload is handed out
-    OPEN       CLOSE, DATA that does not open    CLOSED
-    any        close                             CLOSED     CLOSE to the first hop
+state      event                             next       effects
+─────────  ────────────────────────────────  ─────────  ───────────────────────────
+(none)     build                             BUILDING   SETUP to the first hop
+BUILDING   ESTABLISHED under every layer     OPEN
+BUILDING   CLOSE, time-out, neighbour gone   CLOSED
+OPEN       send                              OPEN       DATA to the first hop
+OPEN       DATA that opens, in order         OPEN       the payload is handed out
+OPEN       CLOSE, DATA that does not open    CLOSED
+any        close                             CLOSED     CLOSE to the first hop
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def build(hops: Sequence[tuple[bytes, bytes]], entropy: Entropy) -> tuple[Client
     return path, [Send(first, Cell(path.forward_id, SETUP, noise, body).encode())]
 
 
-def send(
-    path: ClientPath, payload: ExitPayload, entropy: Entropy
-) -> tuple[ClientPath, list[Send]]:
+def send(path: ClientPath, payload: ExitPayload, entropy: Entropy) -> tuple[ClientPath, list[Send]]:
     """Send `payload` to the last relay of an open path."""
     if path.phase != OPEN:
         raise ValueError("the path is not open")

@@ -1,13 +1,13 @@
 """A model node's side of the overlay: cloves in, requests out; answers in, cloves out.
 
-    state      event                                    next       effects
-    ─────────  ───────────────────────────────────────  ─────────  ─────────────────────────
-    WAITING    clove, fewer than k so far               WAITING
-    WAITING    k-th clove, the request opens            RUNNING    RequestReady
-    WAITING    incomplete for too long, does not open   (gone)     EXCHANGE_END to its paths
-    RUNNING    a further clove                          RUNNING    its path carries frames too
-    RUNNING    fewer than k paths left                  (gone)     RequestGone
-    RUNNING    finish                                   (gone)     last frame on every path
+state      event                                    next       effects
+─────────  ───────────────────────────────────────  ─────────  ─────────────────────────
+WAITING    clove, fewer than k so far               WAITING
+WAITING    k-th clove, the request opens            RUNNING    RequestReady
+WAITING    incomplete for too long, does not open   (gone)     EXCHANGE_END to its paths
+RUNNING    a further clove                          RUNNING    its path carries frames too
+RUNNING    fewer than k paths left                  (gone)     RequestGone
+RUNNING    finish                                   (gone)     last frame on every path
 """
 
 from __future__ import annotations
@@ -263,4 +263,6 @@ class Inbox:
 
     def _end(self, route: Route) -> Send:
         noise = int.from_bytes(self.entropy(8), "big")
-        return Send(route[0], Cell(route[1], EXCHANGE_END, noise, self.entropy(BODY_BYTES)).encode())
+        return Send(
+            route[0], Cell(route[1], EXCHANGE_END, noise, self.entropy(BODY_BYTES)).encode()
+        )

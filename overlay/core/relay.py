@@ -132,9 +132,7 @@ class Relay:
                 steps.next_backward_mask,
             )
         recent.add(onion.ephemeral)
-        previous = Link(
-            peer, cell.link_id, onion.keys.forward_mask, onion.keys.backward_mask
-        )
+        previous = Link(peer, cell.link_id, onion.keys.forward_mask, onion.keys.backward_mask)
         path = RelayPath(
             onion.keys, steps.position, previous, following, now_s + self.limits.path_ttl_s
         )

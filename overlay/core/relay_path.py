@@ -120,9 +120,7 @@ def from_target(
     return _answer(path, ExitPayload(exit_payload.REPLY, exchange, chunk=chunk), entropy)
 
 
-def target_gone(
-    path: RelayPath, exchange: bytes, entropy: Entropy
-) -> tuple[RelayPath, list[Send]]:
+def target_gone(path: RelayPath, exchange: bytes, entropy: Entropy) -> tuple[RelayPath, list[Send]]:
     """The model node of `exchange` ended it or cannot be reached."""
     remaining = {name: value for name, value in path.exchanges.items() if name != exchange}
     path = replace(path, exchanges=MappingProxyType(remaining))

@@ -1,9 +1,9 @@
 """The answer's way back: fixed-size frames, dispersed over the paths, in order at the end.
 
-    frame   = kind | 2 bytes length | data | zeros, always FRAME_BYTES
-    inner   = AEAD under the request's reply key, nonce = frame number
-    clove i = clove i of S-IDA(inner), AEAD under path i's key, nonce = frame number
-    on path i, one cell: 4 bytes frame number | clove i
+frame   = kind | 2 bytes length | data | zeros, always FRAME_BYTES
+inner   = AEAD under the request's reply key, nonce = frame number
+clove i = clove i of S-IDA(inner), AEAD under path i's key, nonce = frame number
+on path i, one cell: 4 bytes frame number | clove i
 """
 
 from __future__ import annotations

@@ -111,9 +111,7 @@ def open_clove(target: bytes, onion_secret: bytes, data: bytes) -> ReceivedClove
     return ReceivedClove(message_id, clove, opened.reply_key)
 
 
-def open_request(
-    target: bytes, onion_secret: bytes, cloves: Sequence[sida.Clove]
-) -> sealed.Opened:
+def open_request(target: bytes, onion_secret: bytes, cloves: Sequence[sida.Clove]) -> sealed.Opened:
     """The payload and reply key from any k cloves. Raises `SidaError`, `SealedError`,
     `RequestError`."""
     opened = sealed.open_sealed(onion_secret, _REQUEST_INFO + target, sida.combine(cloves))

@@ -255,7 +255,9 @@ class AnswerStream:
         hint = f"; try again in {event.retry_after_s} s" if event.retry_after_s else ""
         if self._pieces:
             raise AnswerCutShort(f"the model node failed: {event.message}", "".join(self._pieces))
-        raise EngineError(event.code, f"the model node refused ({event.code}): {event.message}{hint}")
+        raise EngineError(
+            event.code, f"the model node refused ({event.code}): {event.message}{hint}"
+        )
 
     def _finish(
         self,

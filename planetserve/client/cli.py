@@ -33,7 +33,9 @@ def ask(
     network: Annotated[
         Path | None, typer.Option(help="The network file; else PLANETSERVE_NETWORK or .localnet/.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model; the network's default else.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model; the network's default else.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 for the likeliest words.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,

@@ -1,0 +1,32 @@
+"""Which registered nodes a verifier admits under the open policy.
+
+Open means: whoever registers is admitted, as far as the ledger's cap per verifier and epoch goes.
+Each node falls to one verifier by its id; the others step in when that one does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from planetserve.records import CANDIDATE, NodeRecord
+
+ENDORSABLE_ROLES = ("model", "relay", "user")
+STEP_IN_AFTER_S = 6.0
+
+
+def due_endorsements(
+    nodes: Iterable[NodeRecord],
+    verifiers: Sequence[bytes],
+    own: bytes,
+    first_seen_s: Mapping[bytes, float],
+    now_s: float,
+) -> list[tuple[NodeRecord, str]]:
+    """Candidates to endorse now, with the role; `verifiers` are their ids in the ledger's order."""
+    due = []
+    for node in nodes:
+        if node.status != CANDIDATE:
+            continue
+        mine = verifiers[int.from_bytes(node.id[:8], "big") % len(verifiers)] == own
+        if mine or now_s - first_seen_s.get(node.id, now_s) >= STEP_IN_AFTER_S:
+            due += [(node, role) for role in node.roles if role in ENDORSABLE_ROLES]
+    return due

@@ -1,0 +1,126 @@
+"""What a prober does in one epoch, decided from values.
+
+    per node:  waiting ──probe──▶ probing ──score──▶ scored ──commit──▶ committed ──reveal──▶ done
+                                     └──no verdict──▶ abstained
+
+A probe begins at the block that its offset names, so that probes are spread over the window; a
+commit is sent in the commit window, a reveal in the reveal window, and what missed its window is
+not sent at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeAlias
+
+PROBE_SHARE_PERCENT = 60
+"""Probes begin in this share of the commit window; the rest is for slow answers and the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where the chain stands: `height` is committed, windows as in `abci_app.core.context`."""
+
+    height: int
+    epoch: int
+    start: int
+    commit_end: int
+    reveal_end: int
+    end: int
+
+    @property
+    def may_commit(self) -> bool:
+        return self.start <= self.height + 1 < self.commit_end
+
+    @property
+    def may_reveal(self) -> bool:
+        return self.commit_end <= self.height + 1 < self.reveal_end
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The verdict on one node: C in millionths, and what opens the commitment."""
+
+    node: bytes
+    score_ppm: int
+    samples: int
+    digest: bytes
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    node: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    score: Score
+
+
+Step: TypeAlias = Probe | Commit | Reveal
+
+WAITING = "waiting"
+PROBING = "probing"
+SCORED = "scored"
+COMMITTING = "committing"
+COMMITTED = "committed"
+REVEALING = "revealing"
+DONE = "done"
+ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRound:
+    """One epoch's work: each node's stage, its verdict once there is one, and when to begin."""
+
+    epoch: int
+    begins: Mapping[bytes, int]
+    stages: Mapping[bytes, str]
+    scores: Mapping[bytes, Score] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def finished(self) -> bool:
+        return all(stage in (DONE, ABSTAINED) for stage in self.stages.values())
+
+    def at(self, node: bytes, stage: str) -> EpochRound:
+        return replace(self, stages=MappingProxyType({**self.stages, node: stage}))
+
+    def scored(self, score: Score) -> EpochRound:
+        scores = MappingProxyType({**self.scores, score.node: score})
+        return replace(self.at(score.node, SCORED), scores=scores)
+
+
+def begin(clock: Clock, nodes: Collection[bytes], fractions: Mapping[bytes, float]) -> EpochRound:
+    """A round for `nodes`; `fractions` in [0, 1) place each probe in what is left of the window."""
+    first = max(clock.start, clock.height + 1)
+    room = max((clock.commit_end - first) * PROBE_SHARE_PERCENT // 100, 0)
+    begins = {node: first + int(fractions[node] * room) for node in nodes}
+    return EpochRound(
+        clock.epoch, MappingProxyType(begins), MappingProxyType(dict.fromkeys(nodes, WAITING))
+    )
+
+
+def next_steps(current: EpochRound, clock: Clock) -> tuple[EpochRound, list[Step]]:
+    """What to start now, and the round with those stages entered."""
+    steps: list[Step] = []
+    for node, stage in current.stages.items():
+        if stage == WAITING and clock.may_commit and clock.height + 1 >= current.begins[node]:
+            current = current.at(node, PROBING)
+            steps.append(Probe(node))
+        elif stage == SCORED and clock.may_commit:
+            current = current.at(node, COMMITTING)
+            steps.append(Commit(current.scores[node]))
+        elif stage == COMMITTED and clock.may_reveal:
+            current = current.at(node, REVEALING)
+            steps.append(Reveal(current.scores[node]))
+        elif stage in (WAITING, SCORED) and not clock.may_commit:
+            current = current.at(node, ABSTAINED)
+    return current, steps

@@ -1,0 +1,278 @@
+"""The prober process: follows the chain and carries out what `prober.epoch_round` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+from planetserve.errors import NetworkNotFound, PlanetServeError, TransactionRejected
+from planetserve.keys import Identity
+from planetserve.ledger import LedgerClient
+from planetserve.records import CANDIDATE, RETIRED, REVOKED, NodeRecord, RouteSet
+from planetserve.transactions import (
+    COMMIT,
+    ENDORSE,
+    REVEAL,
+    commit,
+    endorse,
+    reveal,
+    score_commitment,
+)
+from prober import epoch_round
+from prober.endorsing import due_endorsements
+from prober.epoch_round import Clock, Commit, EpochRound, Probe, Score, Step
+from prober.judge import Judge, NoVerdict
+from prober.transcripts import keep
+
+POLL_S = 0.5
+CREDENTIAL_BLOCKS = 1_000_000
+
+EVENTS = Counter("planetserve_prober_events", "What a prober did, by kind", ["event"])
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the live table or of `--json`. `what` is probe, abstain, commit, reveal,
+    refused, settled or endorse; fields that do not apply are None."""
+
+    what: str
+    epoch: int
+    node: str
+    node_id: str
+    prompt_bytes: int | None = None
+    similarity_ppm: int | None = None
+    credit_ppm: int | None = None
+    reputation_ppm: int | None = None
+    status: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProberSettings:
+    """`samples` challenges a node and epoch; `epochs` ends the prober after so many, None never;
+    `endorse_open` admits every node that registers, as far as the ledger's caps go."""
+
+    samples: int
+    epochs: int | None
+    endorse_open: bool
+    transcripts: Path
+
+
+class Prober:
+    """Runs until its epochs are over or its task is cancelled. Judging starts when `judge` is
+    set, so that a prober endorses nodes before there are enough of them to ask anything."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: LedgerClient,
+        settings: ProberSettings,
+        observe: Callable[[Event], None],
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._settings = settings
+        self._observe = observe
+        self._rng = random.SystemRandom()
+        self._round: EpochRound | None = None
+        self._routes: RouteSet | None = None
+        self._verifiers: list[bytes] = []
+        self._first_seen_s: dict[bytes, float] = {}
+        self._endorsing: set[bytes] = set()
+        self._one_probe = asyncio.Semaphore(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.judge: Judge | None = None
+        self.epochs_done = 0
+        self.chain_seen = False
+
+    async def run(self) -> None:
+        """Raises `TransactionRejected` when the ledger does not take this key for a prober's."""
+        try:
+            while self._settings.epochs is None or self.epochs_done < self._settings.epochs:
+                try:
+                    await self._turn()
+                    self.chain_seen = True
+                except NetworkNotFound as error:
+                    self.chain_seen = False
+                    log.warning("ledger_unreachable", reason=str(error))
+                await asyncio.sleep(POLL_S)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _turn(self) -> None:
+        status = await self._ledger.status()
+        clock = Clock(
+            status["height"],
+            status["epoch"],
+            status["epoch_start"],
+            status["commit_end"],
+            status["reveal_end"],
+            status["epoch_end"],
+        )
+        self._verifiers = [item["id"] for item in status["verifiers"]]
+        if self._identity.id not in self._verifiers:
+            raise PlanetServeError(
+                f"{self._identity.id.hex()} is no verifier's prober key on this ledger; "
+                "see `ps-ledger status` for those that are"
+            )
+        self._routes = await self._ledger.routes()
+        if self._settings.endorse_open:
+            self._endorse()
+        if self._round is None or self._round.epoch != clock.epoch:
+            self._settled(clock)
+            self._begin(clock)
+        if self._round is not None:
+            self._round, steps = epoch_round.next_steps(self._round, clock)
+            for step in steps:
+                self._spawn(self._carry_out(step, self._round.epoch))
+
+    def _begin(self, clock: Clock) -> None:
+        if self.judge is None or not clock.may_commit or self._routes is None:
+            self._round = None
+            return
+        nodes = [
+            node.id
+            for node in self._routes.nodes
+            if "model" in node.roles and node.status not in (REVOKED, RETIRED, CANDIDATE)
+        ]
+        self._rng.shuffle(nodes)
+        fractions: dict[bytes, float] = {node: self._rng.random() for node in nodes}
+        self._round = epoch_round.begin(clock, nodes, fractions)
+
+    def _settled(self, clock: Clock) -> None:
+        """Report what the epoch that just ended did to each node's reputation."""
+        if self._round is None or self._routes is None:
+            return
+        self.epochs_done += 1
+        for identifier in self._round.stages:
+            node = self._routes.find(identifier)
+            if node is not None:
+                self._tell("settled", node, self._round.epoch)
+
+    async def _carry_out(self, step: Step, epoch: int) -> None:
+        identifier = step.node if isinstance(step, Probe) else step.score.node
+        node = self._routes.find(identifier) if self._routes else None
+        if node is None:
+            return
+        try:
+            if isinstance(step, Probe):
+                async with self._one_probe:
+                    await self._probe(node, epoch)
+            elif isinstance(step, Commit):
+                await self._send_commit(node, step.score, epoch)
+            else:
+                await self._send_reveal(node, step.score, epoch)
+        except NoVerdict as error:
+            self._enter(identifier, epoch_round.ABSTAINED, epoch)
+            self._tell("abstain", node, epoch, reason=str(error))
+        except (TransactionRejected, NetworkNotFound) as error:
+            self._enter(identifier, epoch_round.ABSTAINED, epoch)
+            self._tell("refused", node, epoch, reason=str(error))
+
+    async def _probe(self, node: NodeRecord, epoch: int) -> None:
+        assert self.judge is not None
+        verdict = await self.judge.judge(node, epoch, self._settings.samples)
+        await asyncio.to_thread(keep, self._settings.transcripts, verdict.transcripts)
+        if self._round is not None and self._round.epoch == epoch:
+            self._round = self._round.scored(verdict.score)
+        reason = next((t.failure for t in verdict.transcripts if t.failure), "")
+        self._tell(
+            "probe",
+            node,
+            epoch,
+            prompt_bytes=verdict.prompt_bytes,
+            similarity_ppm=verdict.similarity_ppm,
+            credit_ppm=verdict.score.score_ppm,
+            reason=reason,
+        )
+
+    async def _send_commit(self, node: NodeRecord, score: Score, epoch: int) -> None:
+        commitment = score_commitment(
+            self._ledger.network.chain_id, self._identity.public_key, _reveal_data(score, epoch)
+        )
+        data = commit(epoch=epoch, commitment=commitment)
+        await self._ledger.send(self._identity, COMMIT, data)
+        self._enter(score.node, epoch_round.COMMITTED, epoch)
+        self._tell("commit", node, epoch)
+
+    async def _send_reveal(self, node: NodeRecord, score: Score, epoch: int) -> None:
+        await self._ledger.send(self._identity, REVEAL, _reveal_data(score, epoch))
+        self._enter(score.node, epoch_round.DONE, epoch)
+        self._tell("reveal", node, epoch, credit_ppm=score.score_ppm)
+
+    def _endorse(self) -> None:
+        assert self._routes is not None
+        now_s = asyncio.get_running_loop().time()
+        for node in self._routes.nodes:
+            if node.status == CANDIDATE:
+                self._first_seen_s.setdefault(node.id, now_s)
+            else:
+                self._first_seen_s.pop(node.id, None)
+        due = due_endorsements(
+            self._routes.nodes, self._verifiers, self._identity.id, self._first_seen_s, now_s
+        )
+        for node, role in due:
+            if node.id not in self._endorsing:
+                self._endorsing.add(node.id)
+                self._spawn(self._send_endorsement(node, role, self._routes.height))
+
+    async def _send_endorsement(self, node: NodeRecord, role: str, height: int) -> None:
+        try:
+            data = endorse(node=node.id, role=role, expires=height + CREDENTIAL_BLOCKS)
+            await self._ledger.send(self._identity, ENDORSE, data)
+            self._tell("endorse", node, 0)
+        except (TransactionRejected, NetworkNotFound) as error:
+            self._tell("refused", node, 0, reason=str(error))
+        finally:
+            self._endorsing.discard(node.id)
+
+    def _enter(self, node: bytes, stage: str, epoch: int) -> None:
+        if self._round is not None and self._round.epoch == epoch:
+            self._round = self._round.at(node, stage)
+
+    def _tell(self, what: str, node: NodeRecord, epoch: int, **fields: Any) -> None:
+        EVENTS.labels(what).inc()
+        self._observe(
+            Event(
+                what,
+                epoch,
+                node.name,
+                node.id.hex(),
+                reputation_ppm=node.reputation_ppm,
+                status=node.status,
+                **fields,
+            )
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("prober_step_failed", exc_info=task.exception())
+            EVENTS.labels("failed").inc()
+
+
+def _reveal_data(score: Score, epoch: int) -> dict[str, Any]:
+    return reveal(
+        epoch=epoch,
+        node=score.node,
+        score_ppm=score.score_ppm,
+        samples=score.samples,
+        digest=score.digest,
+        salt=score.salt,
+    )
