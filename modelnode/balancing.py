@@ -62,12 +62,18 @@ class Balancer:
             if node not in self._members and member.assigned
         }
 
-    def report(self, node: NodeId, load: NodeLoad) -> None:
-        """A node's own word about its load; ignored from a node that is no member."""
+    def report(self, node: NodeId, load: NodeLoad, *, includes_ours: bool = True) -> None:
+        """A node's own word about its load; ignored from a node that is no member.
+        `includes_ours` says whether the requests that we assigned to it are in the figure."""
         member = self._members.get(node)
         if member is not None:
             member.reported = load
-            member.included = member.assigned
+            member.included = member.assigned if includes_ours else 0
+
+    def assigned(self, node: NodeId) -> int:
+        """Requests that we assigned to `node` and that have not ended."""
+        member = self._members.get(node) or self._departed.get(node)
+        return member.assigned if member else 0
 
     def forget(self, node: NodeId) -> None:
         """`node` cannot be reached: it is not chosen until it reports again."""

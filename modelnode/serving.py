@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from modelnode.engines.protocol import CANCELLED, Engine, EngineStats, Overloaded
+from modelnode.metrics import FIRST_TEXT_S, SERVED, TOKENS
 from planetserve.chat import BadRequest, ChatRequest, parse_body
 from planetserve.errors import EngineError
 from planetserve.keys import Identity
@@ -31,6 +33,7 @@ class Server:
         self.model = model
         self.identity = identity
         self.accepting = True
+        self.served = 0
         self._engine = engine
         self._chain_id = chain_id
 
@@ -47,6 +50,25 @@ class Server:
     async def serve(self, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
         """The events of one reply: deltas, then exactly one `End` or `Failed`. Closing the
         generator cancels the request."""
+        started_s = time.monotonic()
+        outcome = "cancelled"
+        first = True
+        try:
+            async with aclosing(self._serve(body)) as events:
+                async for event in events:
+                    if isinstance(event, Delta) and first:
+                        FIRST_TEXT_S.observe(time.monotonic() - started_s)
+                        first = False
+                    elif isinstance(event, Failed):
+                        outcome = event.code
+                    elif isinstance(event, End):
+                        outcome = "answered"
+                        self._count(event)
+                    yield event
+        finally:
+            SERVED.labels(outcome).inc()
+
+    async def _serve(self, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
         if not self.accepting:
             yield Failed("not_serving", "this node is stopping")
             return
@@ -63,6 +85,12 @@ class Server:
             yield Failed(error.code, str(error), error.retry_after_s)
         except EngineError as error:
             yield Failed(error.code, str(error))
+
+    def _count(self, end: End) -> None:
+        self.served += 1
+        TOKENS.labels("prompt").inc(end.usage.prompt_tokens)
+        TOKENS.labels("cached").inc(end.usage.cached_tokens)
+        TOKENS.labels("completion").inc(end.usage.completion_tokens)
 
     async def _answer(self, request: ChatRequest, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
         texts: list[str] = []

@@ -14,7 +14,7 @@ import msgpack
 
 from planetserve.errors import RemoteProtocolError
 
-Value: TypeAlias = "None | bool | int | str | bytes | list[Value] | dict[str, Value]"
+Value: TypeAlias = "bool | int | str | bytes | list[Value] | dict[str, Value] | None"
 
 MAX_DEPTH = 16
 

@@ -34,7 +34,8 @@ class HealthServer:
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             if environ.get("PATH_INFO") == "/metrics":
-                return metrics(environ, start_response)
+                page: Iterable[bytes] = metrics(environ, start_response)
+                return page
             if environ.get("PATH_INFO") != "/health":
                 start_response("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"try /health or /metrics\n"]

@@ -78,9 +78,7 @@ class Rpc:
         try:
             answer = json.loads(bytes(chunks))
         except ValueError as error:
-            raise RemoteProtocolError(
-                "an RPC server answered something that is not JSON"
-            ) from error
+            raise RemoteProtocolError("an RPC server's answer is not JSON") from error
         if not isinstance(answer, dict):
             raise RemoteProtocolError("an RPC server's answer is not a JSON object")
         if answer.get("error"):

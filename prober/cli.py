@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,18 +77,16 @@ def run(
         asyncio.run(_run(load_network(network), identity, settings, reference, http, observe))
 
 
-def _shown(
-    plain: bool, as_json: bool
-) -> contextlib.AbstractContextManager[Callable[[Event], None]]:
+def _shown(plain: bool, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
     from rich.console import Console
 
     from prober import table
 
     if as_json:
-        return contextlib.nullcontext(table.print_json)
+        return nullcontext(table.print_json)
     console = Console()
     if plain or not console.is_terminal:
-        return contextlib.nullcontext(table.print_line)
+        return nullcontext(table.print_line)
     return table.LiveTable(console)
 
 

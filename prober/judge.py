@@ -30,7 +30,7 @@ SALT_BYTES = 32
 
 class NoVerdict(PlanetServeError):
     """The node could not be judged, through no proven fault of its own: it was unreachable or
-    overloaded, or our reference failed. The prober then says nothing rather than something wrong."""
+    overloaded, or our reference failed. Then a prober says nothing rather than something wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,7 @@ def ask(
     network: Annotated[
         Path | None, typer.Option(help="The network file; else PLANETSERVE_NETWORK or .localnet/.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model; the network's default else.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model, else the default.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 for the likeliest words.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,
@@ -82,6 +80,7 @@ def ask(
 
 
 def _explain(answer: Answer) -> None:
+    usage = answer.usage
     lines = [
         f"route set   height {answer.route_height}, hash {answer.route_hash[:16]}",
         *(
@@ -89,8 +88,8 @@ def _explain(answer: Answer) -> None:
             for number, path in enumerate(answer.paths, 1)
         ),
         f"answered by {printable(answer.node)} ({answer.node_id.hex()[:12]}), signature verified",
-        f"tokens      {answer.usage.prompt_tokens} asked, {answer.usage.completion_tokens} answered",
-        f"time        {answer.first_token_s:.2f} s to the first token, {answer.total_s:.2f} s in all",
+        f"tokens      {usage.prompt_tokens} asked, {usage.completion_tokens} answered",
+        f"time        first token {answer.first_token_s:.2f} s, whole {answer.total_s:.2f} s",
     ]
     print("\n".join(lines), file=sys.stderr)
 

@@ -97,11 +97,11 @@ async def running_overlay(
     await directory.refresh()
     server = OverlayServer(model, f"127.0.0.1:{ports[-1]}", handler)  # type: ignore[arg-type]
     await server.start()
-    relays = {}
+    relays: dict[bytes, RelayNode] = {}
     for identity, port in zip(identities, ports, strict=False):
         relays[identity.id] = RelayNode(identity, f"127.0.0.1:{port}", directory)
         relays[identity.id].start()
-    overlay = Overlay(routes, dict(relays), server, target, directory=directory)
+    overlay = Overlay(routes, relays, server, target, directory=directory)
     try:
         yield overlay
     finally:
