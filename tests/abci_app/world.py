@@ -1,0 +1,132 @@
+"""A chain in memory: participants with fixed keys, blocks of transactions, no consensus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from abci_app.core.context import window_of
+from abci_app.core.genesis import genesis
+from abci_app.core.parameters import load_chain
+from abci_app.core.state import MapReader
+from abci_app.core.transactions import next_nonce
+from abci_app.core.transition import Block, BlockResult, transition
+from planetserve import transactions
+from planetserve.keys import Identity, identity_from
+
+CHAIN_ID = "test-chain"
+FAR = 1_000
+
+
+def participant(number: int) -> Identity:
+    return identity_from(bytes([number]) * 96)
+
+
+VERIFIERS = tuple(participant(number) for number in range(1, 5))
+MODEL = participant(50)
+RELAY = participant(60)
+
+
+def app_state(params: Mapping[str, int] | None = None, powers: tuple[int, ...] = ()) -> bytes:
+    entries = [
+        {
+            "name": f"verifier-{index}",
+            "prober_key": identity.public_key.hex(),
+            "onion_key": identity.onion_public.hex(),
+            "transport_key": identity.transport_public.hex(),
+            "consensus_key": bytes([200 + index] * 32).hex(),
+            "power": powers[index] if powers else 10,
+        }
+        for index, identity in enumerate(VERIFIERS)
+    ]
+    return json.dumps({"params": dict(params or {}), "verifiers": entries}).encode()
+
+
+def registration(identity: Identity, name: str = "node", role: str = "relay") -> dict[str, Any]:
+    return transactions.register(
+        name=name,
+        roles=[role],
+        onion_key=identity.onion_public,
+        transport_key=identity.transport_public,
+        endpoints={"overlay": "tcp://127.0.0.1:7000"},
+        model="tiny" if role == "model" else "",
+    )
+
+
+def score_data(epoch: int, node: bytes, score_ppm: int, salt: bytes = bytes(32)) -> dict[str, Any]:
+    return transactions.reveal(
+        epoch=epoch, node=node, score_ppm=score_ppm, samples=3, digest=bytes(32), salt=salt
+    )
+
+
+class World:
+    """`send` queues a transaction, `block` applies what is queued."""
+
+    def __init__(
+        self, params: Mapping[str, int] | None = None, powers: tuple[int, ...] = ()
+    ) -> None:
+        writes = genesis(CHAIN_ID, app_state(params, powers))
+        self.items = {key: value for key, value in writes.items() if value is not None}
+        self.height = 0
+        self._queue: list[bytes] = []
+        self._queued: dict[bytes, int] = {}
+
+    @property
+    def state(self) -> MapReader:
+        return MapReader(self.items)
+
+    def sign(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> bytes:
+        queued = self._queued.get(identity.id, 0)
+        nonce = next_nonce(self.state, identity.id) + queued
+        return transactions.sign_transaction(identity, CHAIN_ID, nonce, kind, data)
+
+    def send(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> None:
+        self._queue.append(self.sign(identity, kind, data))
+        self._queued[identity.id] = self._queued.get(identity.id, 0) + 1
+
+    def block(self, *raw: bytes) -> BlockResult:
+        block = Block(self.height + 1, (*self._queue, *raw))
+        result = transition(self.state, block)
+        for key, value in result.writes.items():
+            if value is None:
+                self.items.pop(key, None)
+            else:
+                self.items[key] = value
+        self.height += 1
+        self._queue.clear()
+        self._queued.clear()
+        return result
+
+    def advance_to(self, height: int) -> None:
+        """Apply empty blocks until the next block is `height`."""
+        while self.height + 1 < height:
+            self.block()
+
+    def code_of(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> int:
+        """The result code of one transaction in a block of its own."""
+        return int(self.block(self.sign(identity, kind, data)).results[0].code)
+
+    def admit(self, identity: Identity, name: str = "node", role: str = "relay") -> None:
+        """Register a node and let the first verifier endorse it."""
+        self.send(identity, transactions.REGISTER, registration(identity, name, role))
+        data = transactions.endorse(node=identity.id, role=role, expires=self.height + FAR)
+        self.send(VERIFIERS[0], transactions.ENDORSE, data)
+        assert [int(result.code) for result in self.block().results] == [0, 0]
+
+    def score(self, epoch: int, node: bytes, scores_ppm: Mapping[int, int]) -> None:
+        """Commit, reveal and settle an epoch: `scores_ppm` by the verifier's index."""
+        window = window_of(epoch, load_chain(self.state).parameters)
+        self.advance_to(window.start)
+        for index, score_ppm in scores_ppm.items():
+            data = score_data(epoch, node, score_ppm)
+            commitment = transactions.score_commitment(CHAIN_ID, VERIFIERS[index].public_key, data)
+            commit = transactions.commit(epoch=epoch, commitment=commitment)
+            self.send(VERIFIERS[index], transactions.COMMIT, commit)
+        assert all(int(result.code) == 0 for result in self.block().results)
+        self.advance_to(window.commit_end)
+        for index, score_ppm in scores_ppm.items():
+            data = score_data(epoch, node, score_ppm)
+            self.send(VERIFIERS[index], transactions.REVEAL, data)
+        assert all(int(result.code) == 0 for result in self.block().results)
+        self.advance_to(window.end)
