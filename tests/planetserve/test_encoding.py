@@ -1,0 +1,79 @@
+"""Canonical MessagePack: one value, one encoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planetserve.encoding import EncodingError, decode, encode
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.binary(max_size=20)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_round_trip(value: Any) -> None:
+    assert decode(encode(value)) == value
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers(0, 9), min_size=2), st.randoms())
+def test_insertion_order_does_not_matter(value: dict[str, int], rng: Any) -> None:
+    items = list(value.items())
+    rng.shuffle(items)
+    assert encode(dict(items)) == encode(value)
+
+
+@given(st.binary(max_size=64))
+def test_bytes_decode_to_what_encodes_to_them_or_are_refused(data: bytes) -> None:
+    try:
+        value = decode(data)
+    except EncodingError:
+        return
+    assert encode(value) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb(1.5),
+        msgpack.packb({"b": 1, "a": 2}),
+        b"\x82\xa1a\x01\xa1a\x02",  # a key twice
+        b"\xcd\x00\x05",  # 5 in three bytes
+        b"\x81\x01\x02",  # a key that is no string
+        b"\xd4\x01\x00",  # an extension type
+        b"\xa1\xff",  # a string that is not UTF-8
+        b"\x01\x02",  # bytes after the value
+        b"\x91" * 40 + b"\xc0",
+    ],
+    ids=lambda data: data.hex()[:16] or "empty",
+)
+def test_what_is_not_canonical_is_refused(data: bytes) -> None:
+    with pytest.raises(EncodingError):
+        decode(data)
+
+
+@pytest.mark.parametrize("value", [1.0, {1: 2}, {1, 2}, 1 << 64, object(), "\ud800"])
+def test_values_without_canonical_form_are_refused(value: Any) -> None:
+    with pytest.raises(EncodingError):
+        encode(value)
+
+
+def test_too_many_bytes_are_refused_before_they_are_read() -> None:
+    with pytest.raises(EncodingError, match="more than the 10"):
+        decode(b"\xc4\xff" + bytes(255), max_bytes=10)

@@ -1,0 +1,90 @@
+"""An epoch of a prober, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prober import epoch_round
+from prober.epoch_round import Clock, Commit, EpochRound, Probe, Reveal, Score, Step
+
+NODES = (b"a" * 20, b"b" * 20)
+CLOCK = Clock(height=0, epoch=0, start=1, commit_end=16, reveal_end=25, end=26)
+
+
+def score(node: bytes) -> Score:
+    return Score(node, 900_000, 1, bytes(32), bytes(32))
+
+
+def play(fractions: dict[bytes, float], probe_blocks: int) -> tuple[EpochRound, list[str]]:
+    """Every step answers within `probe_blocks` blocks; commits and reveals within one."""
+    current = epoch_round.begin(CLOCK, NODES, fractions)
+    log: list[str] = []
+    ending: list[tuple[int, Step]] = []
+    for height in range(25):
+        clock = replace(CLOCK, height=height)
+        for due, step in [item for item in ending if item[0] <= height]:
+            ending.remove((due, step))
+            if isinstance(step, Probe):
+                current = current.scored(score(step.node))
+            elif isinstance(step, Commit):
+                current = current.at(step.score.node, epoch_round.COMMITTED)
+            else:
+                current = current.at(step.score.node, epoch_round.DONE)
+        current, steps = epoch_round.next_steps(current, clock)
+        for step in steps:
+            log.append(f"{height + 1} {type(step).__name__}")
+            if not isinstance(step, Probe):
+                allowed = clock.may_commit if isinstance(step, Commit) else clock.may_reveal
+                assert allowed
+            ending.append((height + (probe_blocks if isinstance(step, Probe) else 1), step))
+    return current, log
+
+
+def test_a_whole_epoch() -> None:
+    current, log = play({NODES[0]: 0.0, NODES[1]: 0.5}, probe_blocks=2)
+    assert current.finished
+    assert log == ["1 Probe", "3 Commit", "5 Probe", "7 Commit", "16 Reveal", "16 Reveal"]
+
+
+def test_a_score_that_comes_too_late_is_not_committed() -> None:
+    current, log = play({NODES[0]: 0.0, NODES[1]: 0.0}, probe_blocks=17)
+    assert current.finished
+    assert log == ["1 Probe", "1 Probe"]
+
+
+def test_a_prober_that_joins_late_uses_what_is_left() -> None:
+    late = replace(CLOCK, height=12)
+    current = epoch_round.begin(late, NODES, dict.fromkeys(NODES, 0.99))
+    assert set(current.begins.values()) == {13}
+    closed = replace(CLOCK, height=15)
+    current, steps = epoch_round.next_steps(
+        epoch_round.begin(closed, NODES, {}.fromkeys(NODES, 0)), closed
+    )
+    assert (steps, current.finished) == ([], True)
+
+
+@given(
+    st.dictionaries(st.sampled_from(NODES), st.floats(0, 0.999), min_size=2),
+    st.integers(1, 30),
+)
+def test_every_step_is_taken_once_and_in_its_window(
+    fractions: dict[bytes, float], probe_blocks: int
+) -> None:
+    current, log = play(fractions, probe_blocks)
+    kinds = [line.split()[1] for line in log]
+    assert kinds.count("Probe") == 2
+    assert kinds.count("Reveal") == kinds.count("Commit") <= 2
+    assert current.finished or Probe.__name__ in kinds
+
+
+def test_reveals_open_what_was_committed() -> None:
+    current = epoch_round.begin(CLOCK, NODES[:1], {NODES[0]: 0.0}).scored(score(NODES[0]))
+    current, (commit,) = epoch_round.next_steps(current, replace(CLOCK, height=3))
+    current = current.at(NODES[0], epoch_round.COMMITTED)
+    current, (reveal,) = epoch_round.next_steps(current, replace(CLOCK, height=20))
+    assert isinstance(commit, Commit)
+    assert isinstance(reveal, Reveal)
+    assert commit.score == reveal.score
