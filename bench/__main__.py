@@ -1,0 +1,31 @@
+"""Run a benchmark by name; exits 1 when a figure misses its limit."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+
+BENCHMARKS = {
+    "first-hour": "set-up of a network, the first answer, memory",
+    "scoring": "credit of honest replies and of each cheat",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        epilog="\n".join(f"{name:<12} {what}" for name, what in BENCHMARKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=sorted(BENCHMARKS))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    report = importlib.import_module(f"bench.{arguments.name.replace('-', '_')}").run()
+    print(json.dumps(report.to_json(), indent=2) if arguments.json else report.to_text())
+    return 0 if report.met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What a newcomer meets: how soon a local network is ready, how soon the first answer begins,
+what a second one costs beside the engine alone, and how much memory the processes take.
+
+The network is the default topology of `ps-localnet up`, with its probers at work, in a folder and
+on ports of its own; the engine alone runs in this process on the same machine at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.figures import Figure, Report
+from modelnode.engines.default_model import default_model_path
+from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
+from modelnode.engines.protocol import Engine
+from planetserve.chat import ChatRequest, Message
+from planetserve.client import AsyncClient
+
+BASE_PORT = 28600
+COMMANDS = Path(sys.executable).parent
+COLD_ASKS = 5
+WARM_PAIRS = 15
+QUESTIONS = (
+    "Explain {} to a curious child in two sentences.",
+    "What should I know about {} before I travel?",
+    "Why are {} important for people?",
+)
+TOPICS = ("volcanoes", "bees", "ships", "tides", "castles", "comets", "whales", "magnets")
+
+
+def run() -> Report:
+    with tempfile.TemporaryDirectory(prefix="ps-bench-") as folder:
+        directory = Path(folder) / ".localnet"
+        environment = {**os.environ, "PLANETSERVE_NETWORK": str(directory / "network.toml")}
+        started_s = time.monotonic()
+        _localnet(directory, "up", "--detach", "--base-port", str(BASE_PORT))
+        ready_s = time.monotonic() - started_s
+        try:
+            memory = _memory(directory)
+            cold = [_cold_ask(environment) for _ in range(COLD_ASKS)]
+            warm, direct = asyncio.run(_warm(directory / "network.toml"))
+        finally:
+            _localnet(directory, "down")
+    return Report(
+        "first-hour",
+        (
+            Figure("ready after `ps-localnet up`", ready_s, "s", limit=45),
+            Figure("ps-client ask, first token, median", statistics.median(cold), "s", limit=5),
+            Figure("ps-client ask, first token, worst", max(cold), "s", limit=5),
+            Figure(
+                "question in an open client, first token, median",
+                statistics.median(warm),
+                "s",
+                limit=1.3,
+                peer=statistics.median(direct),
+            ),
+            Figure("relay, resident memory, largest", memory["relay"], "MiB", limit=60),
+            Figure("ABCI app, resident memory, largest", memory["validator"], "MiB", limit=80),
+        ),
+    )
+
+
+def _localnet(directory: Path, verb: str, *options: str) -> None:
+    command = [str(COMMANDS / "ps-localnet"), verb, "--dir", str(directory), *options]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def _memory(directory: Path) -> dict[str, float]:
+    """The largest resident set of each role in MiB, as the kernel accounts it."""
+    command = [str(COMMANDS / "ps-localnet"), "status", "--dir", str(directory), "--json"]
+    status = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    largest: dict[str, float] = {}
+    for process in status["processes"]:
+        text = Path(f"/proc/{process['pid']}/status").read_text()
+        resident_kib = next(
+            int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")
+        )
+        role = process["role"]
+        largest[role] = max(largest.get(role, 0.0), resident_kib / 1024)
+    return largest
+
+
+def _cold_ask(environment: dict[str, str]) -> float:
+    """Seconds from starting the command to the first character of the answer."""
+    command = [str(COMMANDS / "ps-client"), "ask", "What is the capital of France?"]
+    started_s = time.monotonic()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        first_s = time.monotonic() - started_s
+        process.stdout.read()
+    if process.returncode:
+        raise RuntimeError(f"ps-client ask ended with {process.returncode}")
+    return first_s
+
+
+async def _warm(network_file: Path) -> tuple[list[float], list[float]]:
+    """Times to first token, in turn through the overlay and from the engine itself, of questions
+    that differ, so that neither finds more of them in its cache than the other."""
+    engine = await load_llamacpp(LlamaCppSettings(default_model_path(), threads=1))
+    overlay_s, direct_s = [], []
+    try:
+        async with AsyncClient(network_file) as client:
+            await client.ask("Hello", max_tokens=4, temperature=0)
+            for number in range(WARM_PAIRS):
+                template = QUESTIONS[number % len(QUESTIONS)]
+                question = template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")
+                answer = await client.ask(question, max_tokens=8, temperature=0)
+                overlay_s.append(answer.first_token_s)
+                direct_s.append(await _direct(engine, question, answer.model))
+    finally:
+        await engine.close()
+    return overlay_s, direct_s
+
+
+async def _direct(engine: Engine, question: str, model: str) -> float:
+    request = ChatRequest(model, (Message("user", question),), max_tokens=8, temperature=0.0)
+    started_s = time.monotonic()
+    first_s: float | None = None
+    async for piece in engine.stream(request):
+        if piece.text and first_s is None:
+            first_s = time.monotonic() - started_s
+    if first_s is None:
+        raise RuntimeError("the engine answered nothing")
+    return first_s
