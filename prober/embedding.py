@@ -28,10 +28,12 @@ class Embedder:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise ConfigurationError(
                 "sentence-transformers is not installed; run: pip install 'planetserve[prober]'"
             ) from error
+        disable_progress_bar()
         torch.set_num_threads(threads)
         self._model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from overlay.client import OverlayClient, PathSettings
 from overlay.directory import Directory
-from planetserve.client.answer import Answer, Prompt, request_body
+from planetserve.client.answer import DEFAULT_SYSTEM, Answer, Prompt, request_body
 from planetserve.errors import (
     AnswerCutShort,
     EngineError,
@@ -109,6 +109,7 @@ class AsyncClient:
         prompt: Prompt,
         *,
         model: str | None = None,
+        system: str | None = DEFAULT_SYSTEM,
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -119,6 +120,7 @@ class AsyncClient:
     ) -> AnswerStream:
         """An answer piece by piece: `async for text in client.stream(...)`.
 
+        `prompt` is a question, before which `system` is put, or the turns of a conversation.
         `prefer` is the id of a node whose cache holds the earlier turns; `node` asks that one
         node and no other, whatever its standing, which is what probers do.
 
@@ -129,6 +131,7 @@ class AsyncClient:
         body = request_body(
             prompt,
             model or self.network.default_model,
+            system,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,

@@ -34,6 +34,9 @@ def ask(
         Path | None, typer.Option(help="The network file; else PLANETSERVE_NETWORK or .localnet/.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model, else the default.")] = None,
+    system: Annotated[
+        str, typer.Option(help="Tells the model how to answer; empty for the model's own way.")
+    ] = "You are a helpful assistant.",
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 for the likeliest words.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,
@@ -57,7 +60,12 @@ def ask(
 
     with Client(network) as connection:
         stream = connection.stream(
-            question, model=model, max_tokens=max_tokens, temperature=temperature, seed=seed
+            question,
+            model=model,
+            system=system,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
         )
         try:
             for piece in stream:

@@ -1,0 +1,45 @@
+"""What a client sends for a prompt."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from planetserve.chat import BadRequest
+from planetserve.client.answer import DEFAULT_SYSTEM, request_body
+
+
+def test_a_question_goes_behind_the_system_prompt() -> None:
+    body = json.loads(request_body("Why?", "tiny", DEFAULT_SYSTEM, max_tokens=5, seed=None))
+    assert body == {
+        "model": "tiny",
+        "messages": [
+            {"role": "system", "content": DEFAULT_SYSTEM},
+            {"role": "user", "content": "Why?"},
+        ],
+        "max_tokens": 5,
+    }
+
+
+def test_turns_are_sent_as_they_are() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert json.loads(request_body(turns, "tiny", DEFAULT_SYSTEM))["messages"] == turns
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sampling", "param"),
+    [
+        ("x", {"temperature": 3}, "temperature"),
+        ("x", {"max_tokens": 0}, "max_tokens"),
+        ([], {}, "messages"),
+        ([{"role": "tool", "content": "x"}], {}, "messages[0].role"),
+        ("\ud800", {}, None),
+    ],
+)
+def test_what_no_node_would_take_is_refused_before_it_is_sent(
+    prompt: object, sampling: dict[str, object], param: str | None
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        request_body(prompt, "tiny", **sampling)  # type: ignore[arg-type]
+    assert caught.value.param == param
