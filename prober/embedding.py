@@ -23,17 +23,16 @@ class Embedder:
     def __init__(self, threads: int = 1) -> None:
         """Raises `ConfigurationError` when the wheel or sentence-transformers is missing."""
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar per load would fill the log
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         folder = embedding_model_folder()
         try:
             import torch
             from sentence_transformers import SentenceTransformer
-            from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise ConfigurationError(
                 "sentence-transformers is not installed; run: pip install 'planetserve[prober]'"
             ) from error
-        disable_progress_bar()
         torch.set_num_threads(threads)
         self._model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
