@@ -1,0 +1,153 @@
+"""`ps-model`: serve a model."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelnode.cheats import check_allowed, with_cheat
+from modelnode.engines.default_model import (
+    DEFAULT_MODEL_NAME,
+    default_model_path,
+    fetch_default_model,
+)
+from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
+from modelnode.engines.openai_http import attach_openai
+from modelnode.engines.protocol import Engine
+from modelnode.node import EngineLoader, ModelNode, NodeSettings
+from planetserve import cli
+from planetserve.errors import UsageError
+from planetserve.keylock import locked_key
+from planetserve.keys import read_or_create_identity
+from planetserve.logs import configure_logging
+from planetserve.network import load_network
+
+app = typer.Typer(
+    help="Serve a language model to a PlanetServe network.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+class EngineKind(StrEnum):
+    llamacpp = "llamacpp"
+    openai = "openai"
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Option(help="The name to show on the ledger.")],
+    overlay: Annotated[str, typer.Option(help="HOST:PORT to take overlay links at.")],
+    group: Annotated[str, typer.Option(help="HOST:PORT for the other nodes of the model.")],
+    network: Annotated[Path | None, typer.Option(help="The network file.")] = None,
+    key: Annotated[Path, typer.Option(help="The node's key file; made when there is none.")] = Path(
+        "model.key"
+    ),
+    http: Annotated[
+        str, typer.Option(help="HOST:PORT on loopback of health, metrics and an OpenAI endpoint.")
+    ] = "127.0.0.1:8080",
+    public_overlay: Annotated[
+        str, typer.Option(help="HOST:PORT that others reach `overlay` at, if it differs.")
+    ] = "",
+    public_group: Annotated[
+        str, typer.Option(help="HOST:PORT that others reach `group` at, if it differs.")
+    ] = "",
+    operator: Annotated[str, typer.Option(help="Who runs it.")] = "",
+    model: Annotated[str, typer.Option(help="The model's name in the network.")] = "",
+    engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = EngineKind.llamacpp,
+    engine_url: Annotated[
+        str, typer.Option(help="The OpenAI-compatible server of --engine openai.")
+    ] = "",
+    engine_key: Annotated[
+        str, typer.Option(envvar="PLANETSERVE_ENGINE_KEY", help="That server's API key, if any.")
+    ] = "",
+    model_path: Annotated[
+        Path | None, typer.Option(help="A GGUF file for llama.cpp; without it the default model.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of llama.cpp.")] = 2,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 2,
+    context: Annotated[
+        int, typer.Option(min=256, help="Tokens of prompt and reply together.")
+    ] = 2048,
+    max_waiting: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; one more is refused.")
+    ] = 16,
+    cheat: Annotated[
+        str, typer.Option(help="Misbehave: tamper, truncate, random or swap. For experiments.")
+    ] = "",
+    cheat_model: Annotated[
+        Path | None, typer.Option(help="The GGUF file that --cheat swap runs instead.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Join the network as a model node and serve until stopped.
+
+    The node registers itself; it is sent requests once a verifier has endorsed it.
+    """
+    configure_logging(log_level)
+    settings = load_network(network)
+    if cheat:
+        check_allowed(cheat, settings)
+        if (cheat == "swap") != (cheat_model is not None):
+            raise UsageError("--cheat swap and --cheat-model FILE go together")
+        print(f"warning: this node cheats ({cheat}); its replies are worthless", file=sys.stderr)
+    if engine is EngineKind.openai and not (engine_url and model):
+        raise UsageError("--engine openai needs --engine-url URL and --model NAME")
+    if model_path is not None and not model:
+        raise UsageError("--model-path needs --model NAME, the name that the network knows it by")
+
+    async def load() -> Engine:
+        if engine is EngineKind.openai:
+            attached = await attach_openai(
+                engine_url,
+                model,
+                api_key=engine_key,
+                parallel=parallel,
+                max_waiting=max_waiting,
+                context_tokens=context,
+            )
+            return with_cheat(attached, cheat)
+        path = cheat_model or model_path or default_model_path()
+        llama = LlamaCppSettings(path, threads, parallel, context, max_waiting)
+        return with_cheat(await load_llamacpp(llama), cheat)
+
+    node_settings = NodeSettings(
+        name=name,
+        model=model or DEFAULT_MODEL_NAME,
+        operator=operator,
+        overlay=overlay,
+        group=group,
+        http=http,
+        public_overlay=public_overlay or overlay,
+        public_group=public_group or group,
+    )
+    identity = read_or_create_identity(key)
+    with locked_key(key):
+        asyncio.run(_run(ModelNode(settings, identity, node_settings), load))
+
+
+@app.command("fetch-default")
+def fetch_default() -> None:
+    """Install the default model, SmolLM2-135M-Instruct (94 MB), into this environment."""
+    print(fetch_default_model())
+
+
+async def _run(node: ModelNode, load: EngineLoader) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await node.run(load, stop)
+
+
+def main() -> None:
+    cli.run(app)
+
+
+if __name__ == "__main__":
+    main()

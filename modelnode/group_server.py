@@ -1,0 +1,235 @@
+"""The serving side of a group: one ROUTER that peers send requests and their loads to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+import zmq
+import zmq.asyncio
+from zmq.utils import z85
+
+from modelnode.balancing import NodeLoad
+from modelnode.group_messages import (
+    WINDOW_EVENTS,
+    Cancel,
+    Credit,
+    Event,
+    Load,
+    Request,
+    decode_message,
+    encode_message,
+)
+from modelnode.group_sockets import DOMAIN, configure
+from modelnode.metrics import GROUP_DROPPED
+from planetserve.errors import ConfigurationError, RemoteProtocolError
+from planetserve.keys import Identity, NodeId
+from planetserve.messages import Failed, ReplyEvent, encode_event
+
+MAX_SESSIONS = 512
+MAX_REPLIES_A_SESSION = 64
+SILENCE_S = 10.0
+"""An entry sends its load every second; one that is silent for so long is gone."""
+STALL_TIMEOUT_S = 60.0
+"""An entry that takes no more of a reply for so long has lost it."""
+
+log = structlog.get_logger()
+
+Serve = Callable[[bytes], AsyncGenerator[ReplyEvent, None]]
+
+
+class _Window:
+    """How many events of a reply may still be sent."""
+
+    def __init__(self) -> None:
+        self._events = WINDOW_EVENTS
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def take(self) -> None:
+        await self._open.wait()
+        self._events -= 1
+        if not self._events:
+            self._open.clear()
+
+    def grant(self, events: int) -> None:
+        self._events = min(self._events + events, WINDOW_EVENTS)
+        if self._events:
+            self._open.set()
+
+
+@dataclass(slots=True)
+class _Session:
+    """A connection of one entry node and the replies it waits for, by request id."""
+
+    route: bytes
+    heard_s: float
+    replies: dict[bytes, tuple[asyncio.Task[None], _Window]] = field(default_factory=dict)
+
+
+class GroupServer:
+    """Serves peers at `bind` (HOST:PORT) between `start` and `close`.
+
+    `node_of` gives the node of a CURVE key, None for one that may not ask; `reported` gets each
+    peer's load.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        bind: str,
+        serve: Serve,
+        node_of: Callable[[bytes], NodeId | None],
+        reported: Callable[[NodeId, NodeLoad], None],
+    ) -> None:
+        self._identity = identity
+        self._bind = bind
+        self._serve = serve
+        self._node_of = node_of
+        self._reported = reported
+        self._sessions: dict[bytes, _Session] = {}
+        self._socket: zmq.asyncio.Socket | None = None
+        self._receiver: asyncio.Task[None] | None = None
+
+    @property
+    def active(self) -> int:
+        """Requests of peers that are being answered."""
+        return sum(len(session.replies) for session in self._sessions.values())
+
+    def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Raises `ConfigurationError` when the address cannot be bound."""
+        socket = zmq.asyncio.Socket(context, zmq.ROUTER)
+        configure(socket, self._identity)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+        try:
+            socket.bind(f"tcp://{self._bind}")
+        except zmq.ZMQError as error:
+            socket.close()
+            raise ConfigurationError(f"cannot listen on {self._bind}: {error}") from error
+        self._socket = socket
+        self._receiver = asyncio.create_task(self._receive(socket), name="group server")
+
+    async def close(self) -> None:
+        tasks = [
+            task for session in self._sessions.values() for task, _ in session.replies.values()
+        ]
+        if self._receiver is not None:
+            tasks.append(self._receiver)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close(linger=0)
+
+    def drop_silent(self, now_s: float) -> None:
+        """Cancel what is being served for entries that went away."""
+        for session in list(self._sessions.values()):
+            if now_s - session.heard_s > SILENCE_S:
+                self._drop(session)
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            frames = await socket.recv_multipart(copy=False)
+            try:
+                self._handle(frames)
+            except RemoteProtocolError:
+                GROUP_DROPPED.labels("malformed").inc()
+
+    def _handle(self, frames: list[zmq.Frame]) -> None:
+        if len(frames) != 2:
+            raise RemoteProtocolError("a group message has one part")
+        # Asked again for each message: a peer may have left the ledger since it connected.
+        node = self._node_of(_curve_key(frames[1]))
+        if node is None:
+            GROUP_DROPPED.labels("not_admitted").inc()
+            return
+        message = decode_message(frames[1].bytes)
+        session = self._session(frames[0].bytes)
+        if session is None:
+            GROUP_DROPPED.labels("too_many_sessions").inc()
+            return
+        match message:
+            case Load(load):
+                self._reported(node, load)
+            case Request():
+                self._begin(session, message)
+            case Credit(identifier, events):
+                if identifier in session.replies:
+                    session.replies[identifier][1].grant(events)
+            case Cancel(identifier):
+                if identifier in session.replies:
+                    session.replies[identifier][0].cancel()
+            case Event():
+                raise RemoteProtocolError("an entry sends no events")
+
+    def _session(self, route: bytes) -> _Session | None:
+        now_s = asyncio.get_running_loop().time()
+        session = self._sessions.get(route)
+        if session is None:
+            if len(self._sessions) >= MAX_SESSIONS:
+                return None
+            session = self._sessions[route] = _Session(route, now_s)
+        session.heard_s = now_s
+        return session
+
+    def _begin(self, session: _Session, request: Request) -> None:
+        if request.id in session.replies:
+            raise RemoteProtocolError("a request id is used twice")
+        if len(session.replies) >= MAX_REPLIES_A_SESSION:
+            refusal = Failed("overloaded", "too many requests from one entry node", 1)
+            self._send(session, Event(request.id, encode_event(refusal)))
+            return
+        window = _Window()
+        task = asyncio.create_task(self._reply(session, request, window), name="group reply")
+        session.replies[request.id] = (task, window)
+        task.add_done_callback(lambda done: self._ended(session, request.id, done))
+
+    async def _reply(self, session: _Session, request: Request, window: _Window) -> None:
+        async with aclosing(self._serve(request.body)) as events:
+            async for event in events:
+                for line in encode_event(event).splitlines(keepends=True):
+                    try:
+                        async with asyncio.timeout(STALL_TIMEOUT_S):
+                            await window.take()
+                    except TimeoutError:
+                        GROUP_DROPPED.labels("stalled").inc()
+                        return
+                    if not self._send(session, Event(request.id, line)):
+                        return
+
+    def _ended(self, session: _Session, identifier: bytes, task: asyncio.Task[None]) -> None:
+        del session.replies[identifier]
+        if task.cancelled() or task.exception() is None:
+            return
+        log.error("group_reply_failed", exc_info=task.exception())
+        failure = Failed("engine_failed", "the serving node failed")
+        self._send(session, Event(identifier, encode_event(failure)))
+
+    def _send(self, session: _Session, event: Event) -> bool:
+        """False when the entry is gone or its queue is full."""
+        if self._socket is None or self._socket.closed:
+            return False
+        frames = [session.route, encode_message(event)]
+        # Without waiting, pyzmq has sent or failed by the time it returns the future.
+        error = asyncio.ensure_future(self._socket.send_multipart(frames, zmq.DONTWAIT)).exception()
+        if error is not None and not isinstance(error, zmq.ZMQError):
+            raise error
+        return error is None
+
+    def _drop(self, session: _Session) -> None:
+        del self._sessions[session.route]
+        for task, _ in session.replies.values():
+            task.cancel()
+
+
+def _curve_key(frame: zmq.Frame) -> bytes:
+    """The CURVE key that ZeroMQ authenticated the sender with."""
+    try:
+        return z85.decode(str(frame.get("User-Id")))
+    except (zmq.ZMQError, ValueError) as error:
+        raise RemoteProtocolError("a group message comes from nobody") from error
