@@ -1,0 +1,131 @@
+"""ABCI requests and responses as protobuf values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from abci_app.application import Application
+from abci_app.core.codes import Code
+from abci_app.handlers import Handlers
+from abci_app.metrics import LedgerMetrics
+from abci_app.proto.tendermint.abci import types_pb2 as abci
+from abci_app.proto.tendermint.crypto import keys_pb2 as keys
+from abci_app.store import Store, open_store
+from planetserve.encoding import decode
+from planetserve.errors import ConfigurationError
+from planetserve.transactions import REGISTER, sign_transaction
+from tests.abci_app.world import CHAIN_ID, RELAY, app_state, registration
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "ledger", CHAIN_ID)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def handlers(store: Store) -> Handlers:
+    return Handlers(Application(store, CHAIN_ID), LedgerMetrics())
+
+
+def validators(count: int = 4, power: int = 10) -> list[abci.ValidatorUpdate]:
+    return [
+        abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=bytes([200 + index] * 32)), power=power)
+        for index in range(count)
+    ]
+
+
+def init_chain(
+    handlers: Handlers, updates: list[abci.ValidatorUpdate], state: bytes | None = None
+) -> abci.Response:
+    return handlers.handle(
+        abci.Request(
+            init_chain=abci.RequestInitChain(
+                chain_id=CHAIN_ID,
+                validators=updates,
+                app_state_bytes=app_state() if state is None else state,
+            )
+        )
+    )
+
+
+def finalize(handlers: Handlers, height: int, *raw: bytes) -> abci.ResponseFinalizeBlock:
+    request = abci.RequestFinalizeBlock(height=height, txs=raw)
+    response = handlers.handle(abci.Request(finalize_block=request))
+    return response.finalize_block
+
+
+def test_every_request_of_this_version_is_answered_in_kind(handlers: Handlers) -> None:
+    init_chain(handlers, validators())
+    finalize(handlers, 1)
+    for descriptor in abci.Request.DESCRIPTOR.fields:
+        if descriptor.name in ("init_chain", "finalize_block"):
+            continue
+        request = abci.Request()
+        getattr(request, descriptor.name).SetInParent()
+        assert handlers.handle(request).WhichOneof("value") == descriptor.name
+
+
+def test_a_block_from_genesis_to_query(handlers: Handlers) -> None:
+    genesis_hash = init_chain(handlers, validators()).init_chain.app_hash
+    raw = sign_transaction(RELAY, CHAIN_ID, 0, REGISTER, registration(RELAY))
+    check = handlers.handle(abci.Request(check_tx=abci.RequestCheckTx(tx=raw))).check_tx
+    assert check.code == 0
+    block = finalize(handlers, 1, raw, b"garbage")
+    assert [item.code for item in block.tx_results] == [0, Code.MALFORMED]
+    assert [item.codespace for item in block.tx_results] == ["", "planetserve"]
+    assert not block.tx_results[1].data
+    (event,) = block.tx_results[0].events
+    assert {item.key: item.value for item in event.attributes} == {
+        "kind": "register",
+        "sender": RELAY.id.hex(),
+    }
+    assert block.app_hash != genesis_hash
+    handlers.handle(abci.Request(commit=abci.RequestCommit()))
+    info = handlers.handle(abci.Request(info=abci.RequestInfo())).info
+    assert (info.last_block_height, info.last_block_app_hash) == (1, block.app_hash)
+    path = f"/account/{RELAY.id.hex()}"
+    query = handlers.handle(abci.Request(query=abci.RequestQuery(path=path))).query
+    assert (query.code, query.height, decode(query.value)) == (0, 1, {"nonce": 1})
+
+
+@pytest.mark.parametrize("updates", [validators(3), validators(4, power=11)])
+def test_validators_that_are_not_the_verifiers_are_refused(
+    handlers: Handlers, updates: list[abci.ValidatorUpdate]
+) -> None:
+    with pytest.raises(ConfigurationError, match="differ"):
+        init_chain(handlers, updates)
+
+
+@pytest.mark.parametrize("state", [b"", b"[]", b"{}", b"\xff"])
+def test_a_bad_genesis_state_is_refused(handlers: Handlers, state: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="app_state"):
+        init_chain(handlers, validators(), state)
+
+
+def test_our_own_fault_is_a_code_to_a_sender_and_an_end_to_a_block(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_chain(handlers, validators())
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("abci_app.application.read_transaction", fail)
+    check = handlers.handle(abci.Request(check_tx=abci.RequestCheckTx(tx=b"x"))).check_tx
+    assert check.code == Code.NOT_CHECKED
+    assert "fault" not in check.log
+    request = abci.RequestProcessProposal(height=1, txs=[b"x"])
+    answer = handlers.handle(abci.Request(process_proposal=request)).process_proposal
+    assert answer.status == abci.ResponseProcessProposal.REJECT
+    with pytest.raises(RuntimeError):
+        finalize(handlers, 1, b"x")
+
+
+def test_a_request_without_content_is_a_fault(handlers: Handlers) -> None:
+    with pytest.raises(ValueError, match="without content"):
+        handlers.handle(abci.Request())

@@ -1,0 +1,132 @@
+"""Genesis documents, homes and parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abci_app.core.genesis import genesis
+from abci_app.core.parameters import LIMITS, GenesisError, Parameters, parameters_from
+from abci_app.home import (
+    VerifierEntry,
+    make_genesis,
+    node_id_of,
+    public_key_of,
+    read_settings,
+    write_home,
+)
+from planetserve.errors import ConfigurationError
+from tests.abci_app.world import app_state, participant
+
+
+def entry(number: int, power: int = 10) -> VerifierEntry:
+    identity = participant(number)
+    return VerifierEntry(
+        f"verifier-{number}",
+        identity.public_key,
+        identity.onion_public,
+        identity.transport_public,
+        public_key_of(bytes([100 + number]) * 32),
+        power,
+    )
+
+
+def write(home: Path, **changes: Any) -> None:
+    options: dict[str, Any] = {
+        "genesis": make_genesis("chain", "2026-01-01T00:00:00Z", [entry(1)]),
+        "moniker": 'v "1"',
+        "consensus_seed": bytes([101]) * 32,
+        "node_seed": bytes(32),
+        "peers": ["a@127.0.0.1:1", "b@127.0.0.1:2"],
+        **changes,
+    }
+    write_home(home, **options)
+
+
+def test_a_home_is_complete_and_its_secrets_are_private(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write(home)
+    config = tomllib.loads((home / "config/config.toml").read_text())
+    assert config["moniker"] == 'v "1"'
+    assert config["p2p"]["persistent_peers"] == "a@127.0.0.1:1,b@127.0.0.1:2"
+    assert read_settings(home).abci == "unix://app.sock"
+    secrets = ["config/node_key.json", "config/priv_validator_key.json"]
+    for name in [*secrets, "data/priv_validator_state.json"]:
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+    validator = json.loads((home / "config/genesis.json").read_text())["validators"][0]
+    key = json.loads((home / "config/priv_validator_key.json").read_text())
+    assert (validator["address"], validator["pub_key"]) == (key["address"], key["pub_key"])
+
+
+def test_a_home_is_never_overwritten(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(ConfigurationError, match="already"):
+        write(tmp_path)
+
+
+def test_node_id_is_the_hash_of_the_public_key() -> None:
+    # The public key of an all-zero seed begins with 3b6a27bc (RFC 8032's curve).
+    assert public_key_of(bytes(32)).hex().startswith("3b6a27bc")
+    assert len(node_id_of(bytes(32))) == 40
+
+
+@pytest.mark.parametrize("name", ["config/config.toml", "config/genesis.json"])
+@pytest.mark.parametrize("text", [None, "", "{", "proxy_app = 5"])
+def test_a_broken_home_is_named(tmp_path: Path, name: str, text: str | None) -> None:
+    write(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigurationError):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "verifiers",
+    [
+        [],
+        [entry(1), entry(1)],
+        [entry(1, power=0)],
+        [entry(1, power=-1)],
+        [entry(1, power=1 << 62)],
+        [VerifierEntry("short", b"x", b"x", b"x", b"x")],
+        [dataclasses.replace(entry(1), name="a\nb")],
+    ],
+    ids=["none", "twice", "no power", "negative", "too much", "short keys", "name"],
+)
+def test_bad_verifiers(verifiers: list[VerifierEntry]) -> None:
+    with pytest.raises(ConfigurationError, match="the genesis cannot start a chain"):
+        make_genesis("chain", "2026-01-01T00:00:00Z", verifiers)
+
+
+def test_parameters_have_limits() -> None:
+    assert set(LIMITS) == set(Parameters().to_wire())
+    assert parameters_from(Parameters().to_wire()) == Parameters()
+    for values in (
+        {"unknown": 1},
+        {"epoch_blocks": 2},
+        {"epoch_blocks": "25"},
+        {"epoch_blocks": True},
+        {"quorum_ppm": 400_000},
+        {"epoch_blocks": 10, "commit_blocks": 9},
+    ):
+        with pytest.raises(GenesisError):
+            parameters_from(values)
+
+
+def test_genesis_ignores_nothing() -> None:
+    document = json.loads(app_state())
+    document["extra"] = 1
+    with pytest.raises(GenesisError):
+        genesis("chain", json.dumps(document).encode())
+    document = json.loads(app_state())
+    document["verifiers"][0]["power"] = 10.0
+    with pytest.raises(GenesisError):
+        genesis("chain", json.dumps(document).encode())
