@@ -17,6 +17,7 @@ from localnet.plan import Layout
 from localnet.state import State
 from planetserve.network import DEFAULT_PLACE
 
+MAX_TABLE_CHARACTERS = 500
 QUESTION = "What is the capital of France?"
 
 
@@ -70,8 +71,9 @@ def print_processes(state: State, healths: Mapping[str, Health] | None = None) -
             health = healths[process.name]
             row.append("healthy" if health.healthy else f"NOT HEALTHY: {health.reason}")
         table.add_row(*row)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table, crop=False, overflow="ignore", no_wrap=True)
+    # Never cut: a part of an address is worth nothing.
+    wide = Console(highlight=False, width=MAX_TABLE_CHARACTERS, no_color=not sys.stdout.isatty())
+    wide.print(table)
 
 
 def print_ready(

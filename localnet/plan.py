@@ -26,6 +26,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
     "PYTHONUNBUFFERED": "1",
 }
 

@@ -28,14 +28,14 @@ from planetserve.errors import PlanetServeError
 from planetserve.ledger import LedgerClient
 from planetserve.network import load_network
 
-TICK_S = 0.25
+TICK_S = 0.5
 READY_TIMEOUT_S = 180.0
 GRACE_S = 15.0
 RESTART_PAUSE_S = 2.0
 TAIL_LINES = 12
 
 START_ORDER = (PROBER, MODEL, RELAY)
-"""Once the chain moves: first what takes longest to load."""
+"""Once the chain moves: first those that admit the others, then what takes longest to load."""
 
 
 class StartFailed(PlanetServeError):
@@ -103,8 +103,9 @@ class Supervisor:
         started_s = time.monotonic()
         self._file.take_requests()
         self._write()
-        self._start_role(VALIDATOR)
-        waiting = [role for role in START_ORDER if self._plan.of_role(role)]
+        for child in self._of_role(VALIDATOR):
+            self._start(child)
+        waiting = [child for role in START_ORDER for child in self._of_role(role)]
         network = load_network(self._plan.layout.network_file)
         topology = self._plan.topology
         async with HealthReader() as reader, LedgerClient(network) as ledger:
@@ -113,8 +114,10 @@ class Supervisor:
                 self._refuse_ended()
                 await self._refresh(reader)
                 if waiting and any(child.healthy for child in self._of_role(VALIDATOR)):
-                    for role in waiting:
-                        self._start_role(role)
+                    # All at once: a prober that knows enough relays loads its scoring model,
+                    # and whoever registers later than that waits for it.
+                    for child in waiting:
+                        self._start(child)
                     waiting = []
                 self._tell(time.monotonic() - started_s)
                 everyone = all(child.healthy for child in self._children.values())
@@ -139,10 +142,6 @@ class Supervisor:
                     if child.process is None and rested:
                         self._start(child)
             await _pause(stop)
-
-    def _start_role(self, role: str) -> None:
-        for child in self._of_role(role):
-            self._start(child)
 
     def _start(self, child: Child) -> None:
         log = self._plan.layout.log(child.plan.name)
