@@ -9,9 +9,18 @@ different operators where the route set has enough of them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from random import Random
+from typing import Protocol, TypeVar
 
 from planetserve.records import NodeRecord
+
+
+T = TypeVar("T")
+
+
+class Chooser(Protocol):
+    """What is needed of `random.Random`; the shell's draws from the system's randomness."""
+
+    def choice(self, seq: Sequence[T], /) -> T: ...
 
 
 def choose_hops(
@@ -19,12 +28,12 @@ def choose_hops(
     hops: int,
     avoid: Collection[bytes],
     preferred_first: Sequence[bytes],
-    rng: Random,
+    rng: Chooser,
 ) -> list[NodeRecord] | None:
     """Relays for one path, nearest first; None when too few are left.
 
     `avoid` holds node ids that other paths use or that failed lately; `preferred_first` are
-    first hops used before, best first. `rng` should draw from the system's randomness.
+    first hops used before, best first.
     """
     free = [relay for relay in relays if relay.id not in avoid]
     if len(free) < hops:
