@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 
 from planetserve.records import NodeRecord
 
-
 T = TypeVar("T")
 
 
