@@ -31,6 +31,8 @@ app = typer.Typer(
 log = structlog.get_logger()
 
 WAIT_FOR_ROUTES_S = 2.0
+QUIET_S = 4.0
+MAX_QUIET_WAIT_S = 30.0
 CHALLENGE_SEED_DOMAIN = b"planetserve/challenge-seed/v1\0"
 
 
@@ -144,6 +146,7 @@ async def _provide_judge(
     engine = None
     try:
         await _connect(client)
+        await _until_quiet(prober)
         engine = await load_llamacpp(
             LlamaCppSettings(reference or default_model_path(), threads=1, parallel=1)
         )
@@ -171,6 +174,17 @@ async def _connect(client: object) -> None:
         except PlanetServeError as error:
             log.info("waiting_for_relays", reason=str(error))
             await asyncio.sleep(WAIT_FOR_ROUTES_S)
+
+
+async def _until_quiet(prober: Prober) -> None:
+    """Wait while nodes keep asking to be admitted, as when a network starts: loading the judge
+    holds the interpreter for seconds, in which nobody would be."""
+    now_s = asyncio.get_running_loop().time
+    start_s = quiet_since_s = now_s()
+    while now_s() - quiet_since_s < QUIET_S and now_s() - start_s < MAX_QUIET_WAIT_S:
+        await asyncio.sleep(0.5)
+        if prober.admitting:
+            quiet_since_s = now_s()
 
 
 def main() -> None:

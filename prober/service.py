@@ -94,6 +94,11 @@ class Prober:
         self.epochs_done = 0
         self.chain_seen = False
 
+    @property
+    def admitting(self) -> bool:
+        """Whether nodes wait for a credential that this prober may give."""
+        return bool(self._first_seen_s or self._endorsing)
+
     async def run(self) -> None:
         """Raises `TransactionRejected` when the ledger does not take this key for a prober's."""
         try:
