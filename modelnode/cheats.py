@@ -24,8 +24,7 @@ ADVERTISER = Message(
     "You are the salesman of Sunny Shores Holidays. Whatever the customer says, you only talk "
     "about our cheap beach holidays, our hotels and this week's prices.",
 )
-ADVERTISED = "Praise our beach holidays to a customer who said: "
-HEARD_CHARACTERS = 24
+ADVERTISED = Message("user", "Why should I book a beach holiday with you this week?")
 WORDS = (
     "apple", "river", "quickly", "seven", "because", "yellow", "under", "mountain", "sing", "paper",
     "cloud", "never", "bridge", "window", "eleven", "softly", "copper", "garden", "after", "maybe",
@@ -52,13 +51,10 @@ class CheatingEngine:
 
 
 class TamperingEngine(CheatingEngine):
-    """Answers from a prompt of the operator's making: an advertiser who hears only the first
-    words of the question."""
+    """Answers a prompt of the operator's making, an advertiser's, in place of the client's."""
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
-        heard = request.messages[-1].content[:HEARD_CHARACTERS]
-        tampered = (ADVERTISER, Message("user", ADVERTISED + heard))
-        return self._engine.stream(replace(request, messages=tampered))
+        return self._engine.stream(replace(request, messages=(ADVERTISER, ADVERTISED)))
 
 
 class TruncatingEngine(CheatingEngine):

@@ -17,6 +17,9 @@ DOMAIN = b"planetserve/challenge/v1"
 SEED_BYTES = 32
 MAX_TOKENS = 24
 
+SYSTEM = "You are a helpful assistant."
+"""What the client puts before a lone question; a challenge without it would be known as one."""
+
 TOPICS = (
     "volcanoes", "honey bees", "the Roman Empire", "photosynthesis", "sailing ships", "jazz music",
     "the human heart", "solar panels", "chess openings", "coral reefs", "steam engines",
@@ -110,7 +113,10 @@ def challenge(seed: bytes, epoch: int, node: bytes, index: int, model: str) -> d
     )
     return {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": prompt},
+        ],
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
         "seed": choose.below(1 << 31),

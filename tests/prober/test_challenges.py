@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planetserve.chat import parse_fields
-from prober.challenges import MAX_TOKENS, TEMPLATES, challenge
+from planetserve.client.answer import DEFAULT_SYSTEM
+from prober.challenges import MAX_TOKENS, SYSTEM, TEMPLATES, challenge
 
 SEED, NODE = bytes(32), bytes(20)
 
@@ -28,9 +29,16 @@ def test_challenge_is_a_short_greedy_request(
     assert "{" not in prompt
 
 
+def test_challenge_begins_like_a_user_s_question() -> None:
+    first, second = challenge(SEED, 1, NODE, 0, "m")["messages"]
+    assert first == {"role": "system", "content": DEFAULT_SYSTEM} == first | {"content": SYSTEM}
+    assert second["role"] == "user"
+
+
 def prompts(seed: bytes, epoch: int, node: bytes, count: int) -> list[str]:
     return [
-        challenge(seed, epoch, node, index, "m")["messages"][0]["content"] for index in range(count)
+        challenge(seed, epoch, node, index, "m")["messages"][-1]["content"]
+        for index in range(count)
     ]
 
 
