@@ -9,7 +9,6 @@ import sys
 
 BENCHMARKS = {
     "first-hour": "set-up of a network, the first answer, memory",
-    "scoring": "credit of honest replies and of each cheat",
 }
 
 

@@ -58,7 +58,7 @@ class Judge:
         prompt_bytes = 0
         for index in range(samples):
             fields = challenge(self._seed, epoch, node.id, index, node.model)
-            prompt_bytes += len(fields["messages"][0]["content"].encode())
+            prompt_bytes += len(fields["messages"][-1]["content"].encode())
             transcripts.append(await self._probe(node, epoch, fields))
         credit = node_credit_ppm([item.credit_ppm for item in transcripts])
         similarity = sum(item.similarity_ppm for item in transcripts) // samples
@@ -72,7 +72,8 @@ class Judge:
             return self._embedder
 
     async def _probe(self, node: NodeRecord, epoch: int, fields: dict[str, object]) -> Transcript:
-        options = {name: fields[name] for name in ("max_tokens", "temperature", "seed")}
+        # No seed: at temperature 0 it changes nothing, and users rarely send one.
+        options = {name: fields[name] for name in ("max_tokens", "temperature")}
         answer: Answer | None = None
         failure = ""
         try:
