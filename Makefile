@@ -42,8 +42,9 @@ lock: setup ## compute requirements.lock again from pyproject.toml
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
 
 clean: ## remove all that the other targets made
-	@if [ -x $(BIN)/ps-localnet ] && [ -d .localnet ] && $(BIN)/ps-localnet status >/dev/null 2>&1; then \
-		echo "error: a localnet is running here; end it first: $(BIN)/ps-localnet down" >&2; exit 1; fi
+	@if [ -x $(BIN)/ps-localnet ]; then $(BIN)/ps-localnet status >/dev/null 2>&1; \
+		if [ $$? -le 1 ]; then echo "error: a localnet runs here; end it first:" \
+		"$(BIN)/ps-localnet down" >&2; exit 1; fi; fi
 	rm -rf .venv .tools .localnet abci_app/proto dist build .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
