@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-PROBE_SHARE_PERCENT = 60
+PROBE_SHARE_PERCENT = 35
 """Probes begin in this share of the commit window; the rest is for slow answers and the commit."""
 
 
