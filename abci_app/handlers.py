@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import structlog
-
 from abci_app.application import Application
 from abci_app.core.codes import MEANINGS, Code
 from abci_app.core.parameters import GenesisError
@@ -13,10 +11,11 @@ from abci_app.core.transition import Event, TransactionResult
 from abci_app.metrics import LedgerMetrics
 from abci_app.proto.tendermint.abci import types_pb2 as abci
 from planetserve.errors import ConfigurationError
+from planetserve.logs import get_logger
 
 APP_VERSION = 1
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Handlers:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from abci_app.application import Application
 from abci_app.cometbft import start_cometbft, stop_cometbft, sync_status
 from abci_app.handlers import Handlers
@@ -21,8 +19,9 @@ from abci_app.server import AbciServer
 from abci_app.store import open_store
 from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.health import HealthServer
+from planetserve.logs import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class NodeStopped(PlanetServeError):

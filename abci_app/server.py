@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
 from google.protobuf.message import DecodeError
 
 from abci_app.handlers import Handlers
 from abci_app.proto.tendermint.abci import types_pb2 as abci
 from abci_app.wire import FrameDecoder, FramingError, encode_frame
 from planetserve.errors import ConfigurationError, PlanetServeError
+from planetserve.logs import get_logger
 
 READ_BYTES = 1 << 16
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class AbciServer:

@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from bench.figures import Figure, Report
 from modelnode.engines.default_model import default_model_path
@@ -23,11 +25,14 @@ from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.protocol import Engine
 from planetserve.chat import ChatRequest, Message
 from planetserve.client import AsyncClient
+from planetserve.client.answer import DEFAULT_SYSTEM
 
 BASE_PORT = 28600
 COMMANDS = Path(sys.executable).parent
 COLD_ASKS = 5
-WARM_PAIRS = 15
+WARM_UP = 12
+WARM_PAIRS = 40
+PROBERS_TIMEOUT_S = 180.0
 QUESTIONS = (
     "Explain {} to a curious child in two sentences.",
     "What should I know about {} before I travel?",
@@ -46,6 +51,7 @@ def run() -> Report:
         try:
             memory = _memory(directory)
             cold = [_cold_ask(environment) for _ in range(COLD_ASKS)]
+            _wait_for_probers(directory)
             warm, direct = asyncio.run(_warm(directory / "network.toml"))
         finally:
             _localnet(directory, "down")
@@ -73,12 +79,33 @@ def _localnet(directory: Path, verb: str, *options: str) -> None:
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
+def _processes(directory: Path) -> list[dict[str, Any]]:
+    command = [str(COMMANDS / "ps-localnet"), "status", "--dir", str(directory), "--json"]
+    listed: list[dict[str, Any]] = json.loads(
+        subprocess.run(command, check=True, capture_output=True).stdout
+    )["processes"]
+    return listed
+
+
+def _wait_for_probers(directory: Path) -> None:
+    """Until every prober has loaded what it scores with, which takes both cores for a while."""
+    addresses = [p["addresses"]["http"] for p in _processes(directory) if p["role"] == "prober"]
+    deadline_s = time.monotonic() + PROBERS_TIMEOUT_S
+    while not all(_judges(address) for address in addresses):
+        if time.monotonic() > deadline_s:
+            raise RuntimeError("the probers did not begin to judge")
+        time.sleep(1)
+
+
+def _judges(address: str) -> bool:
+    with urllib.request.urlopen(f"http://{address}/health", timeout=30) as answer:
+        return bool(json.load(answer)["judging"])
+
+
 def _memory(directory: Path) -> dict[str, float]:
     """The largest resident set of each role in MiB, as the kernel accounts it."""
-    command = [str(COMMANDS / "ps-localnet"), "status", "--dir", str(directory), "--json"]
-    status = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     largest: dict[str, float] = {}
-    for process in status["processes"]:
+    for process in _processes(directory):
         text = Path(f"/proc/{process['pid']}/status").read_text()
         resident_kib = next(
             int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")
@@ -109,7 +136,9 @@ async def _warm(network_file: Path) -> tuple[list[float], list[float]]:
     overlay_s, direct_s = [], []
     try:
         async with AsyncClient(network_file) as client:
-            await client.ask("Hello", max_tokens=4, temperature=0)
+            for number in range(WARM_UP):  # every node and the engine know the system prompt
+                await client.ask(f"Hello {number}", max_tokens=4, temperature=0)
+                await _direct(engine, f"Hello {number}", client.network.default_model)
             for number in range(WARM_PAIRS):
                 template = QUESTIONS[number % len(QUESTIONS)]
                 question = template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")
@@ -122,7 +151,8 @@ async def _warm(network_file: Path) -> tuple[list[float], list[float]]:
 
 
 async def _direct(engine: Engine, question: str, model: str) -> float:
-    request = ChatRequest(model, (Message("user", question),), max_tokens=8, temperature=0.0)
+    messages = (Message("system", DEFAULT_SYSTEM), Message("user", question))
+    request = ChatRequest(model, messages, max_tokens=8, temperature=0.0)
     started_s = time.monotonic()
     first_s: float | None = None
     async for piece in engine.stream(request):

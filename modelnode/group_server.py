@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-import structlog
 import zmq
 import zmq.asyncio
 from zmq.utils import z85
@@ -27,6 +26,7 @@ from modelnode.group_sockets import DOMAIN, configure
 from modelnode.metrics import GROUP_DROPPED
 from planetserve.errors import ConfigurationError, RemoteProtocolError
 from planetserve.keys import Identity, NodeId
+from planetserve.logs import get_logger
 from planetserve.messages import Failed, ReplyEvent, encode_event
 
 MAX_SESSIONS = 512
@@ -36,7 +36,7 @@ SILENCE_S = 10.0
 STALL_TIMEOUT_S = 60.0
 """An entry that takes no more of a reply for so long has lost it."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 Serve = Callable[[bytes], AsyncGenerator[ReplyEvent, None]]
 

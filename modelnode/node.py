@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from modelnode.dispatch import Dispatcher
 from modelnode.engines.protocol import Engine
 from modelnode.group import Group
@@ -20,6 +18,7 @@ from overlay.server import IncomingRequest, OverlayServer
 from planetserve.errors import RemoteProtocolError
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
+from planetserve.logs import get_logger
 from planetserve.messages import Accepted, Failed, decode_payload, encode_event
 from planetserve.network import Network
 from planetserve.records import TRUSTED, UNTRUSTED
@@ -30,7 +29,7 @@ ROUTES_INTERVAL_S = 1.0
 DRAIN_S = 5.0
 DRAIN_STEP_S = 0.05
 
-log = structlog.get_logger()
+log = get_logger()
 
 EngineLoader = Callable[[], Awaitable[Engine]]
 

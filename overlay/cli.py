@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from overlay.directory import Directory
@@ -17,7 +16,7 @@ from planetserve.health import HealthServer
 from planetserve.keylock import locked_key
 from planetserve.keys import Identity, read_or_create_identity
 from planetserve.ledger import LedgerClient
-from planetserve.logs import configure_logging
+from planetserve.logs import configure_logging, get_logger
 from planetserve.network import Network, load_network
 from planetserve.records import TRUSTED
 from planetserve.registration import announce
@@ -28,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-log = structlog.get_logger()
+log = get_logger()
 
 
 @app.callback()

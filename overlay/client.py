@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
-import structlog
-
 from overlay.core import client_path, exit_payload
 from overlay.core.cells import CellError, decode_cell
 from overlay.core.client_path import BUILDING, CLOSED, OPEN, ClientPath
@@ -27,9 +25,10 @@ from planetserve.errors import (
     NotEnoughRoutes,
     PathsUnavailable,
 )
+from planetserve.logs import get_logger
 from planetserve.records import NodeRecord
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

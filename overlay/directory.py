@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from overlay.links import Address
 from planetserve.errors import PlanetServeError
 from planetserve.ledger import LedgerClient
+from planetserve.logs import get_logger
 from planetserve.records import RETIRED, REVOKED, NodeRecord, RouteSet
 
 REFRESH_S = 2.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Directory:

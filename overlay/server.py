@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 
-import structlog
 from prometheus_client import Counter
 
 from overlay.core import reply
@@ -16,6 +15,7 @@ from overlay.core.inbox import Inbox, InboxEffect, RequestGone, RequestReady
 from overlay.links import Links
 from planetserve.errors import PlanetServeError
 from planetserve.keys import Identity
+from planetserve.logs import get_logger
 
 TICK_S = 1.0
 FRAME_INTERVAL_S = 0.05
@@ -26,7 +26,7 @@ MAX_RUNNING_REQUESTS = 1024
 
 EVENTS = Counter("planetserve_inbox_events", "What a model node's inbox did, by kind", ["event"])
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class ReplyGone(PlanetServeError):

@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from planetserve.errors import NetworkNotFound
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
+from planetserve.logs import get_logger
 from planetserve.records import NodeRecord
 from planetserve.transactions import REGISTER
 
 RETRY_S = 1.0
 MAX_RETRY_S = 15.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, Any]) -> None:

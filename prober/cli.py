@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from planetserve import cli
@@ -19,7 +18,7 @@ from planetserve.health import HealthServer
 from planetserve.keylock import locked_key
 from planetserve.keys import Identity, read_identity
 from planetserve.ledger import LedgerClient
-from planetserve.logs import configure_logging
+from planetserve.logs import configure_logging, get_logger
 from planetserve.network import Network, load_network
 from prober.service import Event, Prober, ProberSettings
 
@@ -28,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-log = structlog.get_logger()
+log = get_logger()
 
 WAIT_FOR_ROUTES_S = 2.0
 QUIET_S = 4.0

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from prometheus_client import Counter
 
 from planetserve.errors import NetworkNotFound, PlanetServeError, TransactionRejected
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
+from planetserve.logs import get_logger
 from planetserve.records import CANDIDATE, RETIRED, REVOKED, NodeRecord, RouteSet
 from planetserve.transactions import (
     COMMIT,
@@ -36,7 +36,7 @@ CREDENTIAL_BLOCKS = 1_000_000
 
 EVENTS = Counter("planetserve_prober_events", "What a prober did, by kind", ["event"])
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
