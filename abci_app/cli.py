@@ -10,7 +10,7 @@ import typer
 
 from planetserve.cli import run as run_command_line
 
-application = typer.Typer(
+app = typer.Typer(
     help="A validator: CometBFT and the ledger that it agrees on.",
     no_args_is_help=True,
     add_completion=False,
@@ -19,7 +19,7 @@ application = typer.Typer(
 Home = Annotated[Path, typer.Option(help="The validator's folder.")]
 
 
-@application.command()
+@app.command()
 def run(
     home: Home,
     http: Annotated[
@@ -44,7 +44,7 @@ def run(
     asyncio.run(run_node(NodeOptions(home, find_cometbft(cometbft), http)))
 
 
-@application.command()
+@app.command()
 def init(
     home: Home,
     genesis: Annotated[Path, typer.Option(help="The network's genesis document.")],
@@ -84,7 +84,7 @@ def init(
     typer.echo(f"consensus key  {public_key_of(consensus_seed).hex()}")
 
 
-@application.command()
+@app.command()
 def inspect(home: Home) -> None:
     """Print the committed height, app hash and number of records of a node that is not running."""
     from abci_app.core.state import STORES
@@ -111,4 +111,4 @@ def inspect(home: Home) -> None:
 
 
 def main() -> None:
-    run_command_line(application)
+    run_command_line(app)

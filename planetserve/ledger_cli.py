@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 DEFAULT_EXPIRY_BLOCKS = 100_000
 MIN_PREFIX = 4
 
-application = typer.Typer(
+app = typer.Typer(
     help="The network's ledger: who serves, who verifies, and what the probes said.",
     no_args_is_help=True,
     add_completion=False,
@@ -34,7 +34,7 @@ Role = Annotated[str, typer.Option(help="model, prober, relay or user.")]
 KeyFile = Annotated[Path, typer.Option("--key", help="The verifier's prober key file.")]
 
 
-@application.command()
+@app.command()
 def status(network: NetworkFile = None, as_json: AsJson = False) -> None:
     """Height, epoch and its windows, verifiers and parameters."""
     content = ask(network, lambda ledger: ledger.status())
@@ -60,7 +60,7 @@ def status(network: NetworkFile = None, as_json: AsJson = False) -> None:
         show_table(["parameter", "value"], [list(item) for item in content["params"].items()])
 
 
-@application.command()
+@app.command()
 def nodes(network: NetworkFile = None, as_json: AsJson = False) -> None:
     """Every node with its status and reputation."""
     found = ask(network, lambda ledger: ledger.routes())
@@ -83,7 +83,7 @@ def nodes(network: NetworkFile = None, as_json: AsJson = False) -> None:
         show_table(["name", "roles", "status", "reputation", "model", "id"], rows)
 
 
-@application.command()
+@app.command()
 def reputation(node: NodeName, network: NetworkFile = None, as_json: AsJson = False) -> None:
     """A node's reputation and the settled epochs that made it."""
 
@@ -120,7 +120,7 @@ def reputation(node: NodeName, network: NetworkFile = None, as_json: AsJson = Fa
         show_table(["epoch", "credit C", "reputation R", "abnormal", "scores", "why"], rows)
 
 
-@application.command()
+@app.command()
 def epoch(
     number: Annotated[int, typer.Argument(metavar="N", min=0)],
     network: NetworkFile = None,
@@ -164,7 +164,7 @@ def epoch(
         show_table(["node", "credit C", "reputation R", "status", "why"], rows)
 
 
-@application.command()
+@app.command()
 def endorse(
     node: NodeName,
     role: Role,
@@ -188,7 +188,7 @@ def endorse(
     typer.echo(f"{record.name} is endorsed as {role} from height {height}")
 
 
-@application.command()
+@app.command()
 def revoke(node: NodeName, role: Role, key: KeyFile, network: NetworkFile = None) -> None:
     """End one's own endorsement of a node (verifiers only)."""
     from planetserve import transactions
@@ -322,4 +322,4 @@ def _range(content: dict[str, Any], start: str, end: str) -> str:
 
 
 def main() -> None:
-    run(application)
+    run(app)
