@@ -24,11 +24,15 @@ from planetserve.errors import (
     NodeUnreachable,
     NotEnoughRoutes,
     PathsUnavailable,
+    PlanetServeError,
+    RemoteProtocolError,
 )
 from planetserve.logs import get_logger
 from planetserve.records import NodeRecord
 
 log = get_logger()
+
+MAX_UNREAD_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +287,11 @@ class OverlayClient:
 
 
 class _Exchange:
-    """One request and its answer over the paths that were open when it began."""
+    """One request and its answer over the paths that were open when it began.
+
+    Cells are taken in as they come and only the answer's bytes wait for the reader, so a slow
+    reader costs what it has not read and no more; beyond `MAX_UNREAD_BYTES` the answer is given up.
+    """
 
     def __init__(self, settings: PathSettings, paths: list[_Managed], target: NodeRecord) -> None:
         self.name = os.urandom(EXCHANGE_ID_BYTES)
@@ -292,7 +300,10 @@ class _Exchange:
         self._target = target
         self._alive = set(range(len(paths)))
         self._unreachable = 0
-        self._events: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue()
+        self._unread: deque[bytes] = deque()
+        self._unread_bytes = 0
+        self._failure: PlanetServeError | None = None
+        self._progress = asyncio.Event()
         self._assembler: ReplyAssembler | None = None
 
     def begin(self, payload: bytes) -> list[tuple[_Managed, bytes]]:
@@ -315,13 +326,16 @@ class _Exchange:
         return ExitPayload(exit_payload.END, self.name, self._target.id)
 
     def listener(self, managed: _Managed) -> Callable[[ExitPayload | None], None]:
+        """What the path calls with each payload of this exchange, and with None when it broke."""
         index = self.paths.index(managed)
 
         def listen(payload: ExitPayload | None) -> None:
-            over = payload is None or payload.command == exit_payload.END
-            if over and payload is not None:
-                self._unreachable += 1
-            self._events.put_nowait((index, None if over else payload.chunk if payload else None))
+            self._progress.set()
+            if payload is None or payload.command == exit_payload.END:
+                self._unreachable += payload is not None
+                self._alive.discard(index)
+                return
+            self._take_in(index, payload.chunk)
 
         return listen
 
@@ -329,25 +343,43 @@ class _Exchange:
         """The answer's bytes in order, until its last frame."""
         assembler = self._assembler
         assert assembler is not None
-        while not assembler.ended:
+        while True:
+            self._progress.clear()
+            while self._unread:
+                data = self._unread.popleft()
+                self._unread_bytes -= len(data)
+                yield data
+            if assembler.ended:
+                return
+            if self._failure is not None:
+                raise self._failure
             begun = assembler.next_number > 0
+            if len(self._alive) < self._settings.k:
+                raise self._lost(begun, "cannot be reached any more")
             patience_s = (
                 self._settings.stall_timeout_s if begun else self._settings.accept_timeout_s
             )
             try:
                 async with asyncio.timeout(patience_s):
-                    index, chunk = await self._events.get()
+                    await self._progress.wait()
             except TimeoutError:
                 raise self._lost(begun, "did not answer in time") from None
-            if chunk is None:
-                self._alive.discard(index)
-                if len(self._alive) < self._settings.k:
-                    raise self._lost(begun, "cannot be reached any more")
-                continue
-            for data in assembler.feed(index, chunk):
-                yield data
 
-    def _lost(self, begun: bool, what: str) -> Exception:
+    def _take_in(self, index: int, chunk: bytes) -> None:
+        assert self._assembler is not None
+        if self._failure is not None:
+            return
+        try:
+            pieces = self._assembler.feed(index, chunk)
+        except RemoteProtocolError as error:
+            self._failure = error
+            return
+        self._unread.extend(pieces)
+        self._unread_bytes += sum(len(piece) for piece in pieces)
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self._failure = AnswerCutShort("the answer was not read as fast as it came")
+
+    def _lost(self, begun: bool, what: str) -> PlanetServeError:
         name = self._target.name
         if begun:
             return AnswerCutShort(f"the answer stopped in the middle: {name} {what}")
