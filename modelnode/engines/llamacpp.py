@@ -22,6 +22,7 @@ import httpx2
 import xllamacpp
 
 from modelnode.engines.admission import Admission
+from modelnode.engines.private_folder import make_socket_folder
 from modelnode.engines.protocol import CANCELLED, LENGTH, STOP, EngineStats, Piece
 from planetserve.chat import ChatRequest, Message
 from planetserve.errors import ConfigurationError, EngineError
@@ -210,7 +211,7 @@ async def load_llamacpp(settings: LlamaCppSettings) -> LlamaCppEngine:
     """Load the model on a thread. Raises `ConfigurationError` when llama.cpp cannot."""
     if not settings.model_path.is_file():
         raise ConfigurationError(f"there is no model file {settings.model_path}")
-    folder = Path(tempfile.mkdtemp(prefix="ps-llama-"))
+    folder = make_socket_folder(Path(tempfile.gettempdir()))
     try:
         server = await asyncio.to_thread(_start_server, settings, folder)
     except Exception as error:
