@@ -52,7 +52,7 @@ class Rpc:
             address = self._addresses[index]
             try:
                 result = await self._call_one(address, method, params)
-            except (httpx2.HTTPError, RemoteProtocolError) as error:
+            except (httpx2.HTTPError, httpx2.InvalidURL, RemoteProtocolError) as error:
                 failures.append(f"{address} ({type(error).__name__})")
                 last_error = error
                 continue
