@@ -68,7 +68,7 @@ class LiveTable:
             "Status",
             "Step",
         ):
-            right = heading in ("Epoch", "Prompt", "Similarity", "C", "R on chain")
+            right = heading in ("Epoch", "Prompt", "Similarity", "C", "R")
             table.add_column(heading, justify="right" if right else "left")
         for node_id, row in sorted(self._rows.items(), key=lambda item: self._names[item[0]]):
             table.add_row(
