@@ -52,11 +52,17 @@ class Channel:
 
     def _readable(self) -> None:
         self._scheduled = False
-        for _ in range(BURST):
-            if self.socket.closed or not _number(self.socket, zmq.EVENTS) & zmq.POLLIN:
-                return
-            self._received(self.socket.recv_multipart(zmq.DONTWAIT))
-        self._schedule()
+        drained = False
+        try:
+            for _ in range(BURST):
+                if self.socket.closed or not _number(self.socket, zmq.EVENTS) & zmq.POLLIN:
+                    drained = True
+                    return
+                self._received(self.socket.recv_multipart(zmq.DONTWAIT))
+        finally:
+            # Also when the receiver raised: the descriptor will not signal what is left again.
+            if not drained:
+                self._schedule()
 
 
 def _number(socket: zmq.Socket[bytes], option: int) -> int:

@@ -65,8 +65,9 @@ class Links:
         self._router: Channel | None = None
         self._dealers: dict[Peer, tuple[Channel, Channel]] = {}
 
-    def bind(self, host_port: str, identity: Identity) -> None:
-        """Accept whoever speaks CURVE to our transport key. Raises `ConfigurationError`."""
+    def bind(self, host_port: str, identity: Identity) -> int:
+        """Accept whoever speaks CURVE to our transport key; port 0 takes a free one. Returns the
+        port. Raises `ConfigurationError`."""
         socket = self._socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
@@ -77,6 +78,9 @@ class Links:
             socket.close()
             raise ConfigurationError(f"cannot listen on {host_port}: {error}") from error
         self._router = Channel(socket, self._from_router)
+        endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(endpoint, bytes)
+        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
 
     def send(self, peer: Peer, frame: bytes) -> bool:
         """Queue `frame` for `peer`, dialling it when needed; False when that cannot be."""
@@ -116,7 +120,11 @@ class Links:
         dealer = Channel(socket, lambda frames: self._from_dealer(peer, frames))
         monitor = Channel(events, lambda frames: self._broken(peer, dealer))
         self._dealers[peer] = (dealer, monitor)
-        socket.connect(address.endpoint)
+        try:
+            socket.connect(address.endpoint)
+        except zmq.ZMQError:  # the node announced an address that is none
+            self.hang_up(peer)
+            return None
         return dealer, monitor
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:

@@ -39,10 +39,11 @@ class RelayNode:
     def paths(self) -> int:
         return len(self._core.paths)
 
-    def start(self) -> None:
-        """Raises `ConfigurationError` when the address cannot be bound."""
-        self._links.bind(self._bind, self._identity)
+    def start(self) -> int:
+        """Returns the port. Raises `ConfigurationError` when the address cannot be bound."""
+        port = self._links.bind(self._bind, self._identity)
         self._ticker = asyncio.create_task(self._tick(), name="relay tick")
+        return port
 
     async def close(self) -> None:
         if self._ticker is not None:

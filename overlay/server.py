@@ -149,10 +149,11 @@ class OverlayServer:
     def running(self) -> int:
         return len(self._running)
 
-    async def start(self) -> None:
-        """Raises `ConfigurationError` when the address cannot be bound."""
-        self._links.bind(self._bind, self._identity)
+    async def start(self) -> int:
+        """Returns the port. Raises `ConfigurationError` when the address cannot be bound."""
+        port = self._links.bind(self._bind, self._identity)
         self._spawn(self._tick())
+        return port
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -94,11 +94,10 @@ class LedgerClient:
         for attempt in range(3):
             nonce = self._next_nonce.get(identity.id)
             if nonce is None:
-                _, account = await self.query(f"/account/{identity.id.hex()}")
-                nonce = int(account["nonce"]) if account else 0
+                nonce = await self._nonce(identity)
             raw = sign_transaction(identity, self.network.chain_id, nonce, kind, data)
             result = await self._rpc.call("broadcast_tx_sync", tx=to_base64(raw))
-            code = int(result.get("code", 0))
+            code = _code(result)
             if code == 0:
                 self._next_nonce[identity.id] = nonce + 1
                 return raw
@@ -109,6 +108,15 @@ class LedgerClient:
             await asyncio.sleep(1.0)
         raise AssertionError("the loop returns or raises")
 
+    async def _nonce(self, identity: Identity) -> int:
+        """The next nonce of `identity` as the ledger has it; a new key's is 0."""
+        _, account = await self.query(f"/account/{identity.id.hex()}")
+        if account is None:
+            return 0
+        if not isinstance(account, dict) or type(account.get("nonce")) is not int:
+            raise RemoteProtocolError("an RPC server's account is malformed")
+        return int(account["nonce"])
+
     async def _included(self, raw: bytes) -> int:
         digest = to_base64(hashlib.sha256(raw).digest())
         deadline = asyncio.get_running_loop().time() + INCLUSION_TIMEOUT_S
@@ -118,12 +126,23 @@ class LedgerClient:
             except RpcError:  # not indexed yet
                 await asyncio.sleep(0.25)
                 continue
-            result = found["tx_result"]
-            code = int(result.get("code", 0))
+            try:
+                result, height = found["tx_result"], int(found["height"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise RemoteProtocolError("an RPC server's transaction is malformed") from error
+            code = _code(result)
             if code:
                 raise TransactionRejected(code, str(result.get("log", "")))
-            return int(found["height"])
+            return height
         raise NetworkNotFound(
             f"the transaction was accepted but no block held it within {INCLUSION_TIMEOUT_S:.0f} s;"
             " the chain may have stopped (`ps-ledger status`)"
         )
+
+
+def _code(result: Any) -> int:
+    """The result code in CometBFT's answer, which leaves a zero out."""
+    try:
+        return int(result.get("code", 0))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RemoteProtocolError("an RPC server's result is malformed") from error

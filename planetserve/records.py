@@ -63,24 +63,75 @@ class NodeRecord:
     @staticmethod
     def from_wire(value: Mapping[str, Any]) -> NodeRecord:
         """Raises `RemoteProtocolError` when the ledger's answer is not a node record."""
-        try:
-            return NodeRecord(
-                id=node_id(value["key"]),
-                key=value["key"],
-                name=value["name"],
-                roles=tuple(value["roles"]),
-                onion_key=value["onion_key"],
-                transport_key=value["transport_key"],
-                endpoints=dict(value["endpoints"]),
-                model=value["model"],
-                operator=value["operator"],
-                registered=value["registered"],
-                credential_expires=value["credential_expires"],
-                reputation_ppm=value["reputation_ppm"],
-                status=value["status"],
-            )
-        except (KeyError, TypeError) as error:
-            raise RemoteProtocolError("the ledger's answer is not a node record") from error
+        if not _is_node_record(value):
+            raise RemoteProtocolError("the ledger's answer is not a node record")
+        return NodeRecord(
+            id=node_id(value["key"]),
+            key=value["key"],
+            name=value["name"],
+            roles=tuple(value["roles"]),
+            onion_key=value["onion_key"],
+            transport_key=value["transport_key"],
+            endpoints=dict(value["endpoints"]),
+            model=value["model"],
+            operator=value["operator"],
+            registered=value["registered"],
+            credential_expires=value["credential_expires"],
+            reputation_ppm=value["reputation_ppm"],
+            status=value["status"],
+        )
+
+
+def _is_node_record(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    endpoints, roles = value.get("endpoints"), value.get("roles")
+    reputation_ppm = value.get("reputation_ppm", "missing")
+    return (
+        all(
+            isinstance(value.get(name), bytes) and len(value[name]) == 32
+            for name in ("key", "onion_key", "transport_key")
+        )
+        and all(isinstance(value.get(name), str) for name in ("name", "model", "operator"))
+        and all(type(value.get(name)) is int for name in ("registered", "credential_expires"))
+        and value.get("status") in STATUSES
+        and (reputation_ppm is None or type(reputation_ppm) is int)
+        and isinstance(roles, list)
+        and all(isinstance(role, str) for role in roles)
+        and isinstance(endpoints, Mapping)
+        and all(isinstance(item, str) for pair in endpoints.items() for item in pair)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStatus:
+    """Where the chain stands. The epoch is that of the next block: commits enter at heights from
+    `epoch_start` to before `commit_end`, reveals from there to before `reveal_end`; `epoch_end` is
+    the next epoch's first height. `verifiers` are ids in the ledger's order."""
+
+    height: int
+    epoch: int
+    epoch_start: int
+    commit_end: int
+    reveal_end: int
+    epoch_end: int
+    verifiers: tuple[bytes, ...]
+
+
+def chain_status(value: Any) -> ChainStatus:
+    """Read the ledger's status. Raises `RemoteProtocolError` when it is none."""
+    names = ("height", "epoch", "epoch_start", "commit_end", "reveal_end", "epoch_end")
+    try:
+        numbers = [value[name] for name in names]
+        verifiers = tuple(item["id"] for item in value["verifiers"])
+    except (KeyError, TypeError) as error:
+        raise RemoteProtocolError("the ledger's answer is not a status") from error
+    if not all(type(number) is int for number in numbers) or not all(
+        isinstance(item, bytes) for item in verifiers
+    ):
+        raise RemoteProtocolError("the ledger's answer is not a status")
+    height, epoch, start, commit_end, reveal_end, end = numbers
+    return ChainStatus(height, epoch, start, commit_end, reveal_end, end, verifiers)
 
 
 @dataclass(frozen=True, slots=True)

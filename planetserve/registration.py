@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from planetserve.errors import NetworkNotFound
+from planetserve.errors import PlanetServeError, TransactionRejected
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
@@ -22,7 +22,7 @@ log = get_logger()
 async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, Any]) -> None:
     """Register `identity` with `data` (see `planetserve.transactions.register`), unless the
     ledger already says just that. Waits, with longer and longer pauses, while no RPC server
-    answers. Raises `TransactionRejected`."""
+    answers as it should. Raises `TransactionRejected`."""
     pause_s = RETRY_S
     while True:
         try:
@@ -32,7 +32,9 @@ async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, 
                 await ledger.send(identity, REGISTER, data)
                 log.info("registered", name=data["name"])
             return
-        except NetworkNotFound as error:
+        except TransactionRejected:
+            raise
+        except PlanetServeError as error:
             log.warning("ledger_unreachable", reason=str(error), retry_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_RETRY_S)

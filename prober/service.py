@@ -11,11 +11,17 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from planetserve.errors import NetworkNotFound, PlanetServeError, TransactionRejected
+from planetserve.errors import (
+    ConfigurationError,
+    NetworkNotFound,
+    RemoteProtocolError,
+    TransactionRejected,
+)
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
-from planetserve.records import CANDIDATE, RETIRED, REVOKED, NodeRecord, RouteSet
+from planetserve.records import CANDIDATE, RETIRED, REVOKED, NodeRecord, RouteSet, chain_status
+from planetserve.rpc import RpcError
 from planetserve.transactions import (
     COMMIT,
     ENDORSE,
@@ -100,13 +106,13 @@ class Prober:
         return bool(self._first_seen_s or self._endorsing)
 
     async def run(self) -> None:
-        """Raises `TransactionRejected` when the ledger does not take this key for a prober's."""
+        """Raises `ConfigurationError` when the key is no verifier's on this ledger."""
         try:
             while self._settings.epochs is None or self.epochs_done < self._settings.epochs:
                 try:
                     await self._turn()
                     self.chain_seen = True
-                except NetworkNotFound as error:
+                except (NetworkNotFound, RpcError, RemoteProtocolError) as error:
                     self.chain_seen = False
                     log.warning("ledger_unreachable", reason=str(error))
                 await asyncio.sleep(POLL_S)
@@ -116,18 +122,18 @@ class Prober:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _turn(self) -> None:
-        status = await self._ledger.status()
+        status = chain_status(await self._ledger.status())
         clock = Clock(
-            status["height"],
-            status["epoch"],
-            status["epoch_start"],
-            status["commit_end"],
-            status["reveal_end"],
-            status["epoch_end"],
+            status.height,
+            status.epoch,
+            status.epoch_start,
+            status.commit_end,
+            status.reveal_end,
+            status.epoch_end,
         )
-        self._verifiers = [item["id"] for item in status["verifiers"]]
+        self._verifiers = list(status.verifiers)
         if self._identity.id not in self._verifiers:
-            raise PlanetServeError(
+            raise ConfigurationError(
                 f"{self._identity.id.hex()} is no verifier's prober key on this ledger; "
                 "see `ps-ledger status` for those that are"
             )
@@ -181,7 +187,7 @@ class Prober:
         except NoVerdict as error:
             self._enter(identifier, epoch_round.ABSTAINED, epoch)
             self._tell("abstain", node, epoch, reason=str(error))
-        except (TransactionRejected, NetworkNotFound) as error:
+        except (TransactionRejected, NetworkNotFound, RpcError, RemoteProtocolError) as error:
             self._enter(identifier, epoch_round.ABSTAINED, epoch)
             self._tell("refused", node, epoch, reason=str(error))
 
@@ -237,7 +243,7 @@ class Prober:
             data = endorse(node=node.id, role=role, expires=height + CREDENTIAL_BLOCKS)
             await self._ledger.send(self._identity, ENDORSE, data)
             self._tell("endorse", node, 0)
-        except (TransactionRejected, NetworkNotFound) as error:
+        except (TransactionRejected, NetworkNotFound, RpcError, RemoteProtocolError) as error:
             self._tell("refused", node, 0, reason=str(error))
         finally:
             self._endorsing.discard(node.id)

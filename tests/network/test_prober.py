@@ -36,5 +36,5 @@ def test_a_key_that_is_no_verifiers_is_refused(localnet: LocalNetwork) -> None:
     localnet.kill("relay-1")
     done = localnet.run("ps-prober", "run", "--key", key)
     localnet.start("relay-1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no verifier's prober key" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,13 +15,6 @@ from overlay.relay_node import RelayNode
 from overlay.server import IncomingRequest, OverlayServer
 from planetserve.keys import Identity, identity_from
 from planetserve.records import NodeRecord, RouteSet, route_set
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def record(identity: Identity, name: str, role: str, port: int) -> NodeRecord:
@@ -46,11 +38,11 @@ def record(identity: Identity, name: str, role: str, port: int) -> NodeRecord:
 class StaticLedger:
     """Stands where a `LedgerClient` would; only its route set is read."""
 
-    def __init__(self, routes: RouteSet) -> None:
-        self._routes = routes
+    def __init__(self) -> None:
+        self.answer = route_set(0, [])
 
     async def routes(self) -> RouteSet:
-        return self._routes
+        return self.answer
 
 
 def seeded_identity(number: int) -> Identity:
@@ -84,23 +76,19 @@ MakeOverlay = Callable[..., Awaitable[Overlay]]
 async def running_overlay(
     handler: Callable[[IncomingRequest], Awaitable[None]], relay_count: int
 ) -> AsyncIterator[Overlay]:
-    identities = [seeded_identity(number) for number in range(1, relay_count + 1)]
-    ports = [free_port() for _ in range(relay_count + 1)]
-    model = seeded_identity(200)
-    records = [
-        record(identity, f"relay-{number}", "relay", port)
-        for number, (identity, port) in enumerate(zip(identities, ports, strict=False), 1)
-    ]
-    target = record(model, "model-1", "model", ports[-1])
-    routes = route_set(1, [r.to_wire() for r in (*records, target)])
-    directory = Directory(StaticLedger(routes))  # type: ignore[arg-type]
-    await directory.refresh()
-    server = OverlayServer(model, f"127.0.0.1:{ports[-1]}", handler)  # type: ignore[arg-type]
-    await server.start()
+    ledger = StaticLedger()
+    directory = Directory(ledger)  # type: ignore[arg-type]
+    server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler)  # type: ignore[arg-type]
+    target = record(seeded_identity(200), "model-1", "model", await server.start())
+    records = [target]
     relays: dict[bytes, RelayNode] = {}
-    for identity, port in zip(identities, ports, strict=False):
-        relays[identity.id] = RelayNode(identity, f"127.0.0.1:{port}", directory)
-        relays[identity.id].start()
+    for number in range(1, relay_count + 1):
+        identity = seeded_identity(number)
+        relays[identity.id] = RelayNode(identity, "127.0.0.1:0", directory)
+        port = relays[identity.id].start()
+        records.append(record(identity, f"relay-{number}", "relay", port))
+    ledger.answer = route_set(1, [r.to_wire() for r in records])
+    routes = await directory.refresh()
     overlay = Overlay(routes, relays, server, target, directory=directory)
     try:
         yield overlay
