@@ -203,7 +203,7 @@ flush_throttle_timeout = "10ms"
 [mempool]
 size = 5000
 max_txs_bytes = {16 << 20}
-max_tx_bytes = {MAX_TRANSACTION_BYTES}
+max_tx_bytes = {4 * MAX_TRANSACTION_BYTES}
 cache_size = 10000
 
 [consensus]

@@ -95,13 +95,12 @@ class Balancer:
         """The node for a request, None when all are excluded.
 
         `prefer` is taken unless it is overloaded, untrusted or unknown. An entry that is asked
-        for by name serves even while it is not trusted: that is how probes reach it. Else the
-        least loaded of those that have reported; own wins a tie, then the smaller id.
+        for by name serves even while it is loaded or not trusted: its engine says when it is
+        full, and probes must reach it. Else the least loaded of those that have reported; own
+        wins a tie, then the smaller id.
         """
         if prefer == self._own and prefer not in excluded:
-            member = self._members.get(prefer)
-            if member is None or not member.overloaded:
-                return prefer
+            return prefer
         usable = {
             node: member
             for node, member in self._members.items()

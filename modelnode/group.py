@@ -17,7 +17,7 @@ from modelnode.metrics import RUNNING, WAITING
 from modelnode.serving import Server
 from planetserve.keys import Identity, NodeId
 from planetserve.messages import ReplyEvent
-from planetserve.records import RETIRED, REVOKED, NodeRecord, RouteSet
+from planetserve.records import TRUSTED, UNTRUSTED, NodeRecord, RouteSet
 
 LOAD_INTERVAL_S = 1.0
 MAX_PEERS = 256
@@ -63,13 +63,13 @@ class Group:
         self._context.term()
 
     def routes_changed(self, routes: RouteSet) -> None:
-        """Take over who is who from the ledger. Model nodes of any standing short of revoked may
-        connect, trusted ones of our model are sent requests."""
-        self._admitted = {
-            node.transport_key: node.id
-            for node in routes.nodes
-            if "model" in node.roles and node.status not in (REVOKED, RETIRED)
-        }
+        """Take over who is who from the ledger. Endorsed model nodes may connect, trusted ones of
+        our model are sent requests. Whoever announced a transport key first keeps it."""
+        admitted: dict[bytes, NodeId] = {}
+        for record in sorted(routes.nodes, key=lambda record: (record.registered, record.id)):
+            if "model" in record.roles and record.status in (TRUSTED, UNTRUSTED):
+                admitted.setdefault(record.transport_key, record.id)
+        self._admitted = admitted
         members = [node for node in routes.model_nodes(self._local.model) if _in_group(node)]
         self._addresses = {
             node.id: PeerAddress(node.id, node.endpoints["group"], node.transport_key)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 
 from overlay.core import client_path, exit_payload
@@ -75,6 +76,7 @@ class OverlayClient:
         self._first_hops: list[bytes] = []
         self._rng = random.SystemRandom()
         self._building = asyncio.Lock()
+        self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
     def path_names(self) -> list[list[str]]:
@@ -87,6 +89,10 @@ class OverlayClient:
         Raises `NotEnoughRoutes` when the ledger lists too few relays, `PathsUnavailable` when
         they do not answer.
         """
+        self._expire()
+        if len(self._open()) >= self.settings.k:
+            self._rebuild_soon()
+            return
         async with self._building:
             for _ in range(self.settings.build_rounds):
                 self._expire()
@@ -116,6 +122,11 @@ class OverlayClient:
                     self._send(managed, exchange.deliver(chunk))
             async for data in exchange.answer():
                 yield data
+        except (NodeUnreachable, AnswerCutShort):
+            # A path that was silent while it should have carried something swallows cells.
+            for managed in exchange.silent():
+                self._failed(managed, managed.path.hops[1:])
+            raise
         finally:
             for managed in exchange.paths:
                 if managed.exchanges.pop(exchange.name, None) and managed.path.phase == OPEN:
@@ -123,6 +134,7 @@ class OverlayClient:
             self._rebuild_soon()
 
     async def close(self) -> None:
+        self._closed = True
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -161,7 +173,10 @@ class OverlayClient:
     async def _wait_for(self, fresh: list[_Managed]) -> None:
         """Until all of `fresh` settled; only a grace time more once k paths are open."""
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self.settings.build_timeout_s
+        enough = len(self._open()) >= self.settings.k
+        patience_s = self.settings.grace_s if enough else self.settings.build_timeout_s
+        started_s = loop.time()
+        deadline_s = started_s + patience_s
         waiting = {asyncio.create_task(m.settled.wait()) for m in fresh}
         try:
             while waiting and loop.time() < deadline_s:
@@ -175,9 +190,21 @@ class OverlayClient:
         finally:
             for task in waiting:
                 task.cancel()
+        left_s = started_s + self.settings.build_timeout_s - loop.time()
+        if left_s <= 0:
+            for managed in fresh:
+                if managed.path.phase == BUILDING:
+                    self._failed(managed, managed.path.hops)
+            return
         for managed in fresh:
             if managed.path.phase == BUILDING:
-                self._failed(managed)
+                self._spawn(self._give_up_unless_built(managed, left_s))
+
+    async def _give_up_unless_built(self, managed: _Managed, left_s: float) -> None:
+        """A path that nobody waits for any more may still open in its time."""
+        await asyncio.sleep(left_s)
+        if managed.path.phase == BUILDING:
+            self._failed(managed, managed.path.hops)
 
     def _begin(self, slot: int, relays: list[NodeRecord]) -> _Managed | None:
         now_s = asyncio.get_running_loop().time()
@@ -189,7 +216,9 @@ class OverlayClient:
         )
         if hops is None:
             return None
-        path, sends = client_path.build([(hop.id, hop.onion_key) for hop in hops], os.urandom)
+        path, sends = client_path.build(
+            [(hop.id, hop.onion_key) for hop in hops], time.time(), os.urandom
+        )
         managed = _Managed(path, now_s)
         self._slots[slot] = managed
         self._by_name[(path.first, path.backward_id)] = managed
@@ -210,7 +239,7 @@ class OverlayClient:
                 self._first_hops.append(managed.path.first.name)
             managed.settled.set()
         if managed.path.phase == CLOSED:
-            self._failed(managed)
+            self._failed(managed, managed.path.hops[1:])
         elif payload is not None:
             listener = managed.exchanges.get(payload.exchange)
             if listener is not None:
@@ -218,19 +247,18 @@ class OverlayClient:
 
     def _peer_gone(self, peer: Peer) -> None:
         for managed in [m for m in self._slots if m is not None and m.path.first == peer]:
-            self._failed(managed)
+            self._failed(managed, managed.path.hops[:1])
 
-    def _failed(self, managed: _Managed) -> None:
-        """Forget a path that broke and stay away from its relays for a while.
+    def _failed(self, managed: _Managed, suspects: tuple[bytes, ...]) -> None:
+        """Forget a path that broke and stay away for a while from those who may have broken it.
 
-        When the first hop still answers, it reported that something behind it broke.
+        A first hop that still answers reported that something behind it broke, and stays: were it
+        dropped, whoever is behind it could choose our first hops by failing.
         """
-        hops = managed.path.hops
         until_s = asyncio.get_running_loop().time() + self.settings.avoid_s
-        suspects = hops if not managed.settled.is_set() else ()
         for node in suspects:
             self._avoid[node] = until_s
-            if node in self._first_hops:
+            if node in self._first_hops and node == managed.path.hops[0]:
                 self._first_hops.remove(node)
         self._give_up(managed)
         self._rebuild_soon()
@@ -254,7 +282,7 @@ class OverlayClient:
 
     def _rebuild_soon(self) -> None:
         """Replace lost paths in the background while k live, so that nobody waits for it."""
-        if len(self._open()) >= self.settings.n or self._building.locked():
+        if self._closed or len(self._open()) >= self.settings.n or self._building.locked():
             return
 
         async def rebuild() -> None:
@@ -264,7 +292,10 @@ class OverlayClient:
                 except NotEnoughRoutes:
                     log.warning("too_few_relays_for_spare_paths")
 
-        task = asyncio.create_task(rebuild(), name="rebuild paths")
+        self._spawn(rebuild())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -274,9 +305,7 @@ class OverlayClient:
             self._carry_out(sends)
 
     def _carry_out(self, sends: Iterable[Send]) -> None:
-        pending = deque(sends)
-        while pending:
-            item = pending.popleft()
+        for item in sends:
             if not self._links.send(item.peer, item.frame):
                 self._links.hang_up(item.peer)
                 asyncio.get_running_loop().call_soon(self._peer_gone, item.peer)
@@ -300,6 +329,7 @@ class _Exchange:
         self._target = target
         self._alive = set(range(len(paths)))
         self._unreachable = 0
+        self._heard: set[int] = set()
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._failure: PlanetServeError | None = None
@@ -331,6 +361,7 @@ class _Exchange:
 
         def listen(payload: ExitPayload | None) -> None:
             self._progress.set()
+            self._heard.add(index)
             if payload is None or payload.command == exit_payload.END:
                 self._unreachable += payload is not None
                 self._alive.discard(index)
@@ -338,6 +369,14 @@ class _Exchange:
             self._take_in(index, payload.chunk)
 
         return listen
+
+    def silent(self) -> list[_Managed]:
+        """Open paths that brought nothing back, not even that the target is gone."""
+        return [
+            managed
+            for index, managed in enumerate(self.paths)
+            if index not in self._heard and managed.path.phase == OPEN
+        ]
 
     async def answer(self) -> AsyncGenerator[bytes, None]:
         """The answer's bytes in order, until its last frame."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -32,6 +33,7 @@ class RelayNode:
             identity.onion_secret,
             lambda node: directory.resolve(node) is not None,
             os.urandom,
+            time.time(),
         )
         self._ticker: asyncio.Task[None] | None = None
 
@@ -75,4 +77,4 @@ class RelayNode:
 
     @staticmethod
     def _now_s() -> float:
-        return asyncio.get_running_loop().time()
+        return time.time()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from planetserve.errors import KeyInUseError
+from planetserve.errors import KeyFileError, KeyInUseError
 
 
 @contextmanager
@@ -17,10 +17,14 @@ def locked_key(key_path: Path) -> Iterator[None]:
     """Hold the key at `key_path` for this process.
 
     The lock is the kernel's, so it goes when the process goes, however it ends. Raises
-    `KeyInUseError`, naming the holder, when another process has it.
+    `KeyInUseError`, naming the holder, when another process has it, `KeyFileError` when there can
+    be no lock beside it.
     """
     lock_path = key_path.with_name(key_path.name + ".lock")
-    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise KeyFileError(f"cannot lock {key_path}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

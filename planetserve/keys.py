@@ -92,11 +92,13 @@ def write_identity(path: Path, identity: Identity) -> None:
         },
         indent=2,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise KeyFileError(f"{path} exists; a key file is never overwritten") from error
+    except OSError as error:
+        raise KeyFileError(f"cannot write the key file {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "w") as file:
         file.write(text + "\n")
 

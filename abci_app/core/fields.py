@@ -16,8 +16,11 @@ MAX_ENDPOINT_CHARACTERS = 262
 MAX_INTEGER = (1 << 63) - 1
 ENDPOINT_KINDS = ("group", "overlay")
 REGISTRABLE_ROLES = tuple(role for role in ROLES if role != "verifier")
-# A name or IPv4 address, or an IPv6 address in brackets; then a port.
-ENDPOINT = re.compile(r"tcp://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([1-9][0-9]{0,4})")
+# An IPv4 address, or an IPv6 address in brackets; then a port. No names: looking up a stranger's
+# name would let its servers delay whoever dials.
+ENDPOINT = re.compile(
+    r"tcp://((?:[0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.]{2,45}\]):([1-9][0-9]{0,4})"
+)
 
 
 def exact(data: Mapping[str, Any], names: frozenset[str]) -> None:

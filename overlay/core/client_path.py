@@ -29,7 +29,7 @@ from overlay.core.cells import (
 )
 from overlay.core.effects import Entropy, Peer, Send
 from overlay.core.exit_payload import ExitPayload
-from overlay.core.onion import HopKeys, HopSpec, build_onion
+from overlay.core.onion import SETUP_VALID_S, HopKeys, HopSpec, build_onion
 
 BUILDING = "building"
 OPEN = "open"
@@ -58,10 +58,12 @@ class ClientPath:
         return exit_payload.chunk_bytes(layers.payload_bytes(len(self.keys)))
 
 
-def build(hops: Sequence[tuple[bytes, bytes]], entropy: Entropy) -> tuple[ClientPath, list[Send]]:
-    """Start a path through `hops`, each a node id with its onion public key."""
+def build(
+    hops: Sequence[tuple[bytes, bytes]], unix_s: float, entropy: Entropy
+) -> tuple[ClientPath, list[Send]]:
+    """Start a path through `hops`, each a node id with its onion public key, at time `unix_s`."""
     specs = [HopSpec(node, onion_key, entropy(32)) for node, onion_key in hops]
-    body, keys = build_onion(specs, entropy(BODY_BYTES))
+    body, keys = build_onion(specs, int(unix_s) + SETUP_VALID_S, entropy(BODY_BYTES))
     first = Peer(True, hops[0][0])
     path = ClientPath(tuple(node for node, _ in hops), keys, first, entropy(LINK_ID_BYTES))
     noise = int.from_bytes(entropy(8), "big")

@@ -77,6 +77,8 @@ class _Request:
     cloves: dict[int, Clove] = field(default_factory=dict)
     routes: dict[int, Route] = field(default_factory=dict)
     path_keys: dict[int, bytes] = field(default_factory=dict)
+    answer_keys: dict[int, bytes] = field(default_factory=dict)
+    salt: bytes = b""
     reply_key: bytes = b""
     running: bool = False
     next_frame: int = 0
@@ -163,7 +165,7 @@ class Inbox:
         if len(request.path_keys) < request.n and number < MAX_KEPT_FRAMES:
             request.kept_frames.append(cloves)
         effects: list[InboxEffect] = [
-            self._cell(route, reply.seal_clove(request.path_keys[index], number, cloves[index]))
+            self._cell(route, self._chunk(request, index, number, cloves[index]))
             for index, route in request.routes.items()
         ]
         if kind == reply.END:
@@ -219,7 +221,8 @@ class Inbox:
             opened = open_request(self.target, self.onion_secret, list(request.cloves.values()))
         except RemoteProtocolError:
             return [Count("request_refused"), *self._drop(request_id)]
-        request.reply_key = opened.reply_key
+        request.salt = self.entropy(reply.SALT_BYTES)
+        request.reply_key = reply.answer_key(opened.reply_key, request.salt)
         request.running = True
         self._forget_cloves(request)
         return [Count("request_opened"), RequestReady(request_id, opened.plaintext)]
@@ -229,11 +232,18 @@ class Inbox:
         meanwhile, k cloves of them must still arrive."""
         effects: list[InboxEffect] = []
         for number, cloves in enumerate(request.kept_frames):
-            chunk = reply.seal_clove(request.path_keys[index], number, cloves[index])
+            chunk = self._chunk(request, index, number, cloves[index])
             effects.append(self._cell(request.routes[index], chunk))
         if len(request.path_keys) == request.n:
             request.kept_frames.clear()
         return effects
+
+    def _chunk(self, request: _Request, index: int, number: int, clove: bytes) -> bytes:
+        key = request.answer_keys.get(index)
+        if key is None:
+            key = reply.answer_key(request.path_keys[index], request.salt)
+            request.answer_keys[index] = key
+        return reply.seal_clove(key, request.salt, number, clove)
 
     def _remove(self, request_id: bytes) -> list[Route]:
         """Forget all of a request but its id, so that a replay of its cloves finds it used."""

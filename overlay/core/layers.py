@@ -3,8 +3,9 @@
 The owner of a path seals a payload for the last hop first, the first hop last; each layer adds
 a tag of 16 bytes. The layer of the hop at position p covers the first BODY_BYTES - 16 p bytes of
 the body, and the hop that removed a layer fills the freed bytes with random ones. Backwards each
-hop adds its layer. Nonces are the cell's counter, strictly increasing per direction, so an
-altered, repeated or reordered cell fails to open and its path is closed.
+hop adds its layer. Nonces are the cell's counter. Links are ordered and lose nothing while they
+live, so each cell must have exactly the counter after its predecessor's: an altered, repeated,
+reordered or left-out cell closes its path, and no hop can speak to another by its choice of them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from overlay.core.onion import HopKeys
 
 TAG_BYTES = 16
 MAX_COUNTER = 1 << 48
-COUNTER_WINDOW = 1 << 16
-"""How many cells may be missing before one that still counts as the same path's next."""
 
 
 def covered_bytes(position: int) -> int:
@@ -71,10 +70,10 @@ def peel_backward(keys: Sequence[HopKeys], counter: int, body: bytes) -> bytes:
 
 def next_counter(last_seen: int, masked: int, mask: int) -> int:
     """The counter of a cell whose wire field is `masked`, given the last one accepted (-1 at
-    first). Raises `CellError` unless it is later and within the window."""
+    first). Raises `CellError` unless it is the next."""
     counter = masked ^ mask
-    if not last_seen < counter <= last_seen + COUNTER_WINDOW or counter >= MAX_COUNTER:
-        raise CellError("a cell is repeated, out of order or too far ahead")
+    if counter != last_seen + 1 or counter >= MAX_COUNTER:
+        raise CellError("a cell is repeated, missing or out of order")
     return counter
 
 

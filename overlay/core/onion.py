@@ -1,12 +1,16 @@
 """The set-up onion: one packet that gives every relay of a path its keys and its successor.
 
     body   = SLOTS x slot, then random bytes to the end of the cell
-    slot   = 32 bytes ephemeral X25519 key | AEAD(plaintext) of 64 + 16 bytes
+    slot   = 32 bytes ephemeral X25519 key | AEAD(plaintext, the slots behind it) of 64 + 16 bytes
     plaintext = version | position | last | 20 bytes next node id |
-                8 + 8 bytes counter masks of the next link, forward and backward | 25 zero bytes
+                8 + 8 bytes counter masks of the next link, forward and backward |
+                4 bytes expiry in Unix seconds | 21 zero bytes
 
 A relay opens the first slot, removes it, decrypts the others with a stream cipher and appends
 one slot of key stream, so that the packet it passes on has the size and look of the one it got.
+Each slot authenticates all that stands behind it, the appended key streams of earlier hops
+included, which the builder computes beforehand (the filler of Sphinx, Danezis
+and Goldberg 2009).
 The keys of a hop come from X25519(ephemeral, relay's onion key) by HKDF-SHA256 (RFC 5869).
 After this packet no public-key operation happens on the path.
 """
@@ -32,6 +36,8 @@ PLAINTEXT_BYTES = 64
 SLOT_BYTES = 32 + PLAINTEXT_BYTES + 16
 ONION_BYTES = SLOTS * SLOT_BYTES
 ZERO_NONCE = bytes(12)
+SETUP_VALID_S = 120
+"""How long after it was made a set-up packet may arrive; clocks may differ by about as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class HopInstructions:
     next_node: bytes | None
     next_forward_mask: int
     next_backward_mask: int
+    expires_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +81,45 @@ class HopSpec:
     ephemeral_secret: bytes
 
 
-def build_onion(hops: Sequence[HopSpec], filler: bytes) -> tuple[bytes, tuple[HopKeys, ...]]:
-    """The onion body for a path through `hops` and the keys of each hop.
+def build_onion(
+    hops: Sequence[HopSpec], expires_s: int, filler: bytes
+) -> tuple[bytes, tuple[HopKeys, ...]]:
+    """The onion body for a path through `hops`, and the keys of each hop.
 
-    `filler` is at least `BODY_BYTES` of fresh random bytes for the unused slots and the tail.
+    `expires_s` is the Unix time after which relays refuse it; `filler` is at least `BODY_BYTES`
+    of fresh random bytes for the unused slots and the tail.
     """
     if not 1 <= len(hops) <= SLOTS:
         raise ValueError(f"a path has 1 to {SLOTS} hops")
     if len(filler) < BODY_BYTES:
         raise ValueError("the filler is shorter than a cell's body")
-    following = filler[:ONION_BYTES]
-    keys: list[HopKeys] = []
+    shared = [_share(hop) for hop in hops]
+    appended = b""  # what the hops so far will have put at the end of the packet
+    for _, secrets in shared[:-1]:
+        stream = _stream(secrets.stream_key, bytes(ONION_BYTES))
+        appended = _xor(appended + bytes(SLOT_BYTES), stream[-len(appended) - SLOT_BYTES :])
+    unused = ONION_BYTES - SLOT_BYTES - len(appended)
+    rest = filler[:unused] + appended
+    onion = b""
     for position in reversed(range(len(hops))):
-        hop = hops[position]
-        secret = X25519PrivateKey.from_private_bytes(hop.ephemeral_secret)
-        ephemeral = secret.public_key().public_bytes_raw()
-        shared = secret.exchange(X25519PublicKey.from_public_bytes(hop.onion_key))
-        slot_key, stream_key, hop_keys = _derive(shared, ephemeral, hop.onion_key)
-        next_node = hops[position + 1].node if position + 1 < len(hops) else None
-        plaintext = bytes((VERSION, position, next_node is None))
-        plaintext += next_node or bytes(NODE_ID_BYTES)
-        if keys:
-            plaintext += keys[-1].forward_mask.to_bytes(8, "big")
-            plaintext += keys[-1].backward_mask.to_bytes(8, "big")
-        plaintext = plaintext.ljust(PLAINTEXT_BYTES, b"\0")
-        slot = ephemeral + ChaCha20Poly1305(slot_key).encrypt(ZERO_NONCE, plaintext, None)
-        rest = following[: ONION_BYTES - SLOT_BYTES]
-        following = slot + _stream(stream_key, rest)
-        keys.append(hop_keys)
-    return following + filler[ONION_BYTES:BODY_BYTES], tuple(reversed(keys))
+        ephemeral, secrets = shared[position]
+        last = position + 1 == len(hops)
+        if not last:
+            rest = _stream(secrets.stream_key, onion)[: ONION_BYTES - SLOT_BYTES]
+        plaintext = bytes((VERSION, position, last))
+        if last:
+            plaintext += bytes(NODE_ID_BYTES + 16)
+        else:
+            following = shared[position + 1][1].hop
+            plaintext += hops[position + 1].node
+            plaintext += following.forward_mask.to_bytes(8, "big")
+            plaintext += following.backward_mask.to_bytes(8, "big")
+        plaintext += expires_s.to_bytes(4, "big")
+        sealed = ChaCha20Poly1305(secrets.slot_key).encrypt(
+            ZERO_NONCE, plaintext.ljust(PLAINTEXT_BYTES, b"\0"), rest
+        )
+        onion = ephemeral + sealed + rest
+    return onion + filler[ONION_BYTES:BODY_BYTES], tuple(secrets.hop for _, secrets in shared)
 
 
 def open_onion(body: bytes, onion_secret: bytes, filler: bytes) -> OpenedOnion:
@@ -117,9 +134,10 @@ def open_onion(body: bytes, onion_secret: bytes, filler: bytes) -> OpenedOnion:
     except ValueError as error:  # a point of low order
         raise CellError("the set-up packet's ephemeral key is not usable") from error
     own_key = secret.public_key().public_bytes_raw()
-    slot_key, stream_key, keys = _derive(shared, ephemeral, own_key)
+    secrets = _derive(shared, ephemeral, own_key)
+    rest = body[SLOT_BYTES:ONION_BYTES]
     try:
-        plaintext = ChaCha20Poly1305(slot_key).decrypt(ZERO_NONCE, sealed, None)
+        plaintext = ChaCha20Poly1305(secrets.slot_key).decrypt(ZERO_NONCE, sealed, rest)
     except InvalidTag as error:
         raise CellError("the set-up packet is not for this relay, or was altered") from error
     version, position, last = plaintext[:3]
@@ -130,14 +148,31 @@ def open_onion(body: bytes, onion_secret: bytes, filler: bytes) -> OpenedOnion:
         None if last else plaintext[3:23],
         int.from_bytes(plaintext[23:31], "big"),
         int.from_bytes(plaintext[31:39], "big"),
+        int.from_bytes(plaintext[39:43], "big"),
     )
-    rest = body[SLOT_BYTES:ONION_BYTES] + bytes(SLOT_BYTES)
-    onion = _stream(stream_key, rest)
+    onion = _stream(secrets.stream_key, rest + bytes(SLOT_BYTES))
     forward_onion = onion + filler[: BODY_BYTES - ONION_BYTES]
-    return OpenedOnion(keys, instructions, ephemeral, forward_onion)
+    return OpenedOnion(secrets.hop, instructions, ephemeral, forward_onion)
 
 
-def _derive(shared: bytes, ephemeral: bytes, onion_key: bytes) -> tuple[bytes, bytes, HopKeys]:
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """All that comes of one Diffie-Hellman exchange."""
+
+    slot_key: bytes
+    stream_key: bytes
+    hop: HopKeys
+
+
+def _share(hop: HopSpec) -> tuple[bytes, _Secrets]:
+    """The ephemeral public key for `hop` and what the owner shares with it."""
+    secret = X25519PrivateKey.from_private_bytes(hop.ephemeral_secret)
+    ephemeral = secret.public_key().public_bytes_raw()
+    shared = secret.exchange(X25519PublicKey.from_public_bytes(hop.onion_key))
+    return ephemeral, _derive(shared, ephemeral, hop.onion_key)
+
+
+def _derive(shared: bytes, ephemeral: bytes, onion_key: bytes) -> _Secrets:
     material = HKDF(
         algorithm=SHA256(),
         length=4 * 32 + 16,
@@ -150,7 +185,11 @@ def _derive(shared: bytes, ephemeral: bytes, onion_key: bytes) -> tuple[bytes, b
         forward_mask=int.from_bytes(material[128:136], "big"),
         backward_mask=int.from_bytes(material[136:144], "big"),
     )
-    return material[:32], material[32:64], keys
+    return _Secrets(material[:32], material[32:64], keys)
+
+
+def _xor(first: bytes, second: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(first, second, strict=True))
 
 
 def _stream(key: bytes, data: bytes) -> bytes:

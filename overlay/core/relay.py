@@ -23,7 +23,7 @@ from overlay.core.cells import (
     decode_cell,
 )
 from overlay.core.effects import Count, Effect, Entropy, Peer, Send
-from overlay.core.onion import open_onion
+from overlay.core.onion import SETUP_VALID_S, open_onion
 from overlay.core.relay_path import Link, RelayPath
 
 PathKey = tuple[Peer, bytes]
@@ -32,8 +32,8 @@ PathKey = tuple[Peer, bytes]
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """`path_ttl_s` bounds a path's life; a set-up packet is remembered twice as long, so that
-    replaying it can never bring the same keys to life again."""
+    """`path_ttl_s` bounds a path's life, `max_remembered_setups` the packets kept against replay
+    while they have not expired."""
 
     max_paths: int = 4096
     max_paths_per_peer: int = 512
@@ -43,12 +43,14 @@ class RelayLimits:
 
 @dataclass(slots=True)
 class Relay:
-    """A relay's state. `handle` is its only way in; `knows` says whether the ledger lists a
-    node as a relay or model node that may be dialled."""
+    """A relay's state; `frame_arrived`, `peer_gone` and `tick` are the ways in, their `now_s` is
+    Unix time. `knows` says whether the ledger lists a node that may be dialled; `started_s` is
+    when this relay began to remember set-up packets: older ones it refuses."""
 
     onion_secret: bytes
     knows: Callable[[bytes], bool]
     entropy: Entropy
+    started_s: float = 0.0
     limits: RelayLimits = field(default_factory=RelayLimits)
     paths: dict[PathKey, RelayPath] = field(default_factory=dict)
     _backward: dict[PathKey, PathKey] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Relay:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Close what has expired; call it about once a second."""
-        if now_s - self._setups_turned_s > self.limits.path_ttl_s:
+        if now_s - self._setups_turned_s > 2 * SETUP_VALID_S:
             self._setups_seen = (set(), self._setups_seen[0])
             self._setups_turned_s = now_s
         expired = [key for key, path in self.paths.items() if path.expires_s <= now_s]
@@ -120,6 +122,10 @@ class Relay:
             return [Count("setup_malformed"), self._refusal(peer, cell)]
         if onion.ephemeral in recent or onion.ephemeral in older:
             return [Count("setup_replayed")]
+        expires_s = onion.instructions.expires_s
+        made_before_start = expires_s < int(self.started_s) + SETUP_VALID_S
+        if made_before_start or not now_s <= expires_s <= now_s + 2 * SETUP_VALID_S:
+            return [Count("setup_expired"), self._refusal(peer, cell)]
         following = None
         steps = onion.instructions
         if steps.next_node is not None:

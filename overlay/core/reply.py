@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from overlay.core import sida
 from overlay.core.effects import Entropy
@@ -23,6 +25,8 @@ MAX_DATA_BYTES = FRAME_BYTES - FRAME_HEADER_BYTES
 NUMBER_BYTES = 4
 MAX_FRAMES_AHEAD = 1024
 """How far beyond the next expected frame one may be, which bounds what is kept."""
+
+SALT_BYTES = 16
 
 DATA = 0
 END = 1
@@ -45,15 +49,22 @@ def disperse(
     return tuple(clove.encode() for clove in cloves)
 
 
-def seal_clove(path_key: bytes, number: int, clove: bytes) -> bytes:
-    """What goes over a path: the frame's number and the clove under the path's key."""
+def seal_clove(path_key: bytes, salt: bytes, number: int, clove: bytes) -> bytes:
+    """What goes over a path whose answer key is `path_key`."""
     sealed = ChaCha20Poly1305(path_key).encrypt(_nonce(number), clove, None)
-    return number.to_bytes(NUMBER_BYTES, "big") + sealed
+    return salt + number.to_bytes(NUMBER_BYTES, "big") + sealed
+
+
+def answer_key(exported: bytes, salt: bytes) -> bytes:
+    """The key of one answer from an exported key and the answer's salt."""
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"planetserve/answer/v1")
+    return hkdf.derive(exported)
 
 
 @dataclass(slots=True)
 class ReplyAssembler:
-    """Collects cloves of frames and gives their data in order.
+    """Collects cloves of frames and gives their data in order; keys are those that the seals
+    exported.
 
     `polluted[i]` counts what came over path i and did not authenticate there.
     """
@@ -64,6 +75,9 @@ class ReplyAssembler:
     next_number: int = 0
     ended: bool = False
     polluted: dict[int, int] = field(default_factory=dict)
+    _salt: bytes = b""
+    _answer_keys: dict[int, bytes] = field(default_factory=dict)
+    _answer_reply_key: bytes = b""
     _partial: dict[int, dict[int, sida.Clove]] = field(default_factory=dict)
     _complete: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
@@ -73,19 +87,25 @@ class ReplyAssembler:
         Raises `ReplyError` when k cloves that each authenticate do not make a valid frame, which
         only the model node itself can bring about.
         """
-        number = int.from_bytes(chunk[:NUMBER_BYTES], "big")
+        salt, sealed = chunk[:SALT_BYTES], chunk[SALT_BYTES + NUMBER_BYTES :]
+        number = int.from_bytes(chunk[SALT_BYTES : SALT_BYTES + NUMBER_BYTES], "big")
+        if self._salt and salt != self._salt:
+            return self._pollute(index)
         ahead = number - self.next_number
         if self.ended or ahead < 0 or number in self._complete:
             return []  # the clove that was not needed
         if ahead > MAX_FRAMES_AHEAD:
             return self._pollute(index)
+        key = self._answer_keys.get(index) or answer_key(self.path_keys[index], salt)
         try:
-            plain = ChaCha20Poly1305(self.path_keys[index]).decrypt(
-                _nonce(number), chunk[NUMBER_BYTES:], None
-            )
+            plain = ChaCha20Poly1305(key).decrypt(_nonce(number), sealed, None)
             clove = sida.decode_clove(plain)
         except (InvalidTag, sida.SidaError):
             return self._pollute(index)
+        if not self._salt:  # the first that authenticates; all others must have the same
+            self._salt = salt
+            self._answer_reply_key = answer_key(self.reply_key, salt)
+        self._answer_keys[index] = key
         if clove.index != index or clove.k != self.k:
             return self._pollute(index)
         cloves = self._partial.setdefault(number, {})
@@ -103,7 +123,7 @@ class ReplyAssembler:
     def _open(self, number: int, cloves: dict[int, sida.Clove]) -> tuple[int, bytes]:
         try:
             inner = sida.combine(cloves.values())
-            frame = ChaCha20Poly1305(self.reply_key).decrypt(_nonce(number), inner, None)
+            frame = ChaCha20Poly1305(self._answer_reply_key).decrypt(_nonce(number), inner, None)
         except (InvalidTag, sida.SidaError) as error:
             raise ReplyError("a frame of the answer does not authenticate") from error
         length = int.from_bytes(frame[1:FRAME_HEADER_BYTES], "big")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,10 +58,15 @@ class AsyncClient:
         self._path_settings = paths
         self._overlay: OverlayClient | None = None
         self._avoid: set[bytes] = set()
+        self._connecting = asyncio.Lock()
         self._rng = random.SystemRandom()
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -76,14 +82,11 @@ class AsyncClient:
 
         Raises `NetworkNotFound`, `NotEnoughRoutes` or `PathsUnavailable`.
         """
-        if self._overlay is None:
-            try:
+        async with self._connecting:
+            if self._overlay is None:
                 await self._directory.refresh()
-            except BaseException:
-                await self._ledger.close()
-                raise
-            self._directory.follow()
-            self._overlay = OverlayClient(self._directory, self._path_settings)
+                self._directory.follow()
+                self._overlay = OverlayClient(self._directory, self._path_settings)
         await self._overlay.ensure_paths()
 
     async def close(self) -> None:
@@ -204,18 +207,19 @@ class AnswerStream:
             target = self._target(routes, tried)
             tried.add(target.id)
             try:
-                async for event in self._events(overlay, target):
-                    if isinstance(event, Delta):
-                        if first_token_s is None:
-                            first_token_s = loop.time() - started_s
-                        self._pieces.append(event.text)
-                        yield event.text
-                    elif isinstance(event, Failed):
-                        self._raise_failure(event)
-                    elif isinstance(event, End):
-                        total_s = loop.time() - started_s
-                        first_s = total_s if first_token_s is None else first_token_s
-                        self._answer = self._finish(overlay, routes, event, first_s, total_s)
+                async with aclosing(self._events(overlay, target)) as events:
+                    async for event in events:
+                        if isinstance(event, Delta):
+                            if first_token_s is None:
+                                first_token_s = loop.time() - started_s
+                            self._pieces.append(event.text)
+                            yield event.text
+                        elif isinstance(event, Failed):
+                            self._raise_failure(event)
+                        elif isinstance(event, End):
+                            total_s = loop.time() - started_s
+                            first_s = total_s if first_token_s is None else first_token_s
+                            self._answer = self._finish(overlay, routes, event, first_s, total_s)
                 if self._answer is not None:
                     self._client._avoid.discard(target.id)
                     return
@@ -223,7 +227,7 @@ class AnswerStream:
             except AnswerCutShort as error:
                 if self._pieces or not self._may_retry(tried):
                     raise AnswerCutShort(str(error), "".join(self._pieces)) from error
-            except RequestFailed as error:
+            except (RequestFailed, RemoteProtocolError) as error:
                 elsewhere = not isinstance(error, EngineError) or error.code in ELSEWHERE_CODES
                 if self._pieces or not elsewhere or not self._may_retry(tried):
                     raise
@@ -280,7 +284,7 @@ class AnswerStream:
                 f"the answer came from {server.name}, which the ledger does not trust"
             )
         if self._node is not None and server.id != self._node:
-            raise RemoteProtocolError("another node than the one asked signed the answer")
+            raise NodeUnreachable("the node that was asked passed the question on to another")
         return Answer(
             text=text,
             model=end.model,

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 from urllib.request import urlopen
 
+from planetserve import AsyncClient
 from tests.network.localnetwork import LocalNetwork
 
 LONG_QUESTION = "Write a long story about a lighthouse and the sea."
@@ -42,12 +43,13 @@ def test_an_answer_outlives_a_relay(localnet: LocalNetwork) -> None:
     localnet.start("relay-5")
 
 
-def test_a_killed_model_node_is_asked_no_more(localnet: LocalNetwork) -> None:
+async def test_a_killed_model_node_is_asked_no_more(localnet: LocalNetwork) -> None:
     localnet.kill("model-1")
     killed = localnet.nodes()["model-1"]["id"]
-    for _ in range(4):
-        answer = localnet.read_json("ps-client", "ask", "What is 2 + 2?", "--max-tokens", "16")
-        assert answer["node"] != killed
+    async with AsyncClient(localnet.network_file) as client:
+        for _ in range(2):  # a client that wants just this node finds another
+            answer = await client.ask("What is 2 + 2?", max_tokens=16, prefer=bytes.fromhex(killed))
+            assert answer.node_id.hex() != killed
     localnet.start("model-1")
 
 

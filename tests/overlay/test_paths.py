@@ -48,7 +48,7 @@ class World:
         self.entropy = Random(self.seed).randbytes
         self.secrets = [self.entropy(32) for _ in RELAYS]
         self.relays = [
-            Relay(secret, self.knows, self.entropy, self.limits) for secret in self.secrets
+            Relay(secret, self.knows, self.entropy, limits=self.limits) for secret in self.secrets
         ]
         self.wire: list[tuple[int, bytes]] = []
         self.counts: list[tuple[int, str]] = []
@@ -64,7 +64,7 @@ class World:
             (node, crypto_scalarmult_base(secret))
             for node, secret in zip(RELAYS, self.secrets, strict=True)
         ]
-        path, sends = client_path.build(hops, self.entropy)
+        path, sends = client_path.build(hops, 0.0, self.entropy)
         self.from_client(sends)
         return self.receive(path)[0]
 
@@ -279,7 +279,7 @@ def test_a_close_from_a_stranger_changes_nothing() -> None:
 def test_a_path_that_was_not_confirmed_takes_no_payload() -> None:
     world = World()
     hops = [(RELAYS[0], crypto_scalarmult_base(world.secrets[0]))]
-    path, _ = client_path.build(hops, world.entropy)
+    path, _ = client_path.build(hops, 0.0, world.entropy)
     assert path.phase == BUILDING
     with pytest.raises(ValueError, match="not open"):
         client_path.send(path, deliver(b"x"), world.entropy)
@@ -293,7 +293,7 @@ def test_the_onion_opens_hop_by_hop_and_keeps_its_size(hops: int) -> None:
         HopSpec(bytes((number,)) * 20, crypto_scalarmult_base(secret), entropy(32))
         for number, secret in enumerate(secrets)
     ]
-    body, keys = build_onion(specs, entropy(BODY_BYTES))
+    body, keys = build_onion(specs, 120, entropy(BODY_BYTES))
     for number, secret in enumerate(secrets):
         assert len(body) == BODY_BYTES
         opened = open_onion(body, secret, entropy(BODY_BYTES))
@@ -310,7 +310,7 @@ def test_every_flipped_bit_of_the_own_slot_is_refused(bit: int) -> None:
     entropy = Random(3).randbytes
     secret = entropy(32)
     specs = [HopSpec(RELAYS[0], crypto_scalarmult_base(secret), entropy(32))]
-    body, _keys = build_onion(specs, entropy(BODY_BYTES))
+    body, _keys = build_onion(specs, 120, entropy(BODY_BYTES))
     damaged = bytearray(body)
     damaged[bit // 8] ^= 1 << bit % 8
     if bit == 31 * 8 + 7:
@@ -324,3 +324,40 @@ def test_data_before_set_up_is_unknown() -> None:
     world = World()
     world.at_relay(0, CLIENT, Cell(bytes(16), DATA, 0, bytes(BODY_BYTES)).encode())
     assert world.counts == [(0, "cell_unknown_path")]
+
+
+def test_no_hop_can_mark_a_set_up_packet_for_a_later_one() -> None:
+    entropy = Random(8).randbytes
+    secrets = [entropy(32) for _ in RELAYS]
+    specs = [
+        HopSpec(node, crypto_scalarmult_base(secret), entropy(32))
+        for node, secret in zip(RELAYS, secrets, strict=True)
+    ]
+    body, _ = build_onion(specs, 120, entropy(BODY_BYTES))
+    forward = bytearray(open_onion(body, secrets[0], entropy(BODY_BYTES)).forward_onion)
+    for byte in range(112, 560, 37):  # in the slots behind the one that the second hop opens
+        marked = bytearray(forward)
+        marked[byte] ^= 1
+        with pytest.raises(CellError):
+            open_onion(bytes(marked), secrets[1], entropy(BODY_BYTES))
+
+
+def test_a_relay_cannot_speak_to_another_by_skipping_counters() -> None:
+    world = World()
+    path = world.build()
+    skipped = replace(path, sent=5)
+    path, _ = world.receive(world.send(skipped, deliver(b"x")))
+    assert path.phase == CLOSED
+    assert world.to_target == []
+
+
+@pytest.mark.parametrize(("started_s", "now_s"), [(0.0, 500.0), (50.0, 60.0), (-1000.0, -500.0)])
+def test_set_up_packets_from_another_time_are_refused(started_s: float, now_s: float) -> None:
+    """Late ones, ones from before a restart, and ones of a clock that is far ahead."""
+    world = World()
+    hops = [(RELAYS[0], crypto_scalarmult_base(world.secrets[0]))]
+    _, sends = client_path.build(hops, 0.0, world.entropy)
+    relay = Relay(world.secrets[0], world.knows, world.entropy, started_s)
+    effects = relay.frame_arrived(CLIENT, sends[0].frame, now_s)
+    assert Count("setup_expired") in effects
+    assert not relay.paths

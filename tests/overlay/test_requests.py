@@ -238,10 +238,30 @@ def test_a_model_node_that_lies_about_a_frame_is_an_error() -> None:
     request = door.request()
     cloves = reply.disperse(reply.DATA, b"x", 0, bytes(32), N, K, door.entropy)
     back = assembler(request)
-    back.feed(0, reply.seal_clove(request.path_keys[0], 0, cloves[0]))
-    back.feed(1, reply.seal_clove(request.path_keys[1], 0, cloves[1]))
+    salt = bytes(reply.SALT_BYTES)
+    keys = [reply.answer_key(key, salt) for key in request.path_keys]
+    chunks_sent = [reply.seal_clove(keys[i], salt, 0, cloves[i]) for i in range(3)]
+    back.feed(0, chunks_sent[0])
+    back.feed(1, chunks_sent[1])
     with pytest.raises(ReplyError):
-        back.feed(2, reply.seal_clove(request.path_keys[2], 0, cloves[2]))
+        back.feed(2, chunks_sent[2])
+
+
+def test_a_request_opened_twice_is_never_answered_under_the_same_keys() -> None:
+    door, later = Door(), Door()
+    later.entropy = later.inbox.entropy = Random(6).randbytes
+    request = door.request()
+    chunks_sent = []
+    for node in (door, later):  # the second has forgotten, as after a restart
+        node.deliver(request, [0, 1, 2])
+        (ready,) = node.ready()
+        chunks_sent.append(dict(node.answer(ready.request_id, reply.DATA, b"x")))
+    first, second = chunks_sent
+    assert first[0][: reply.SALT_BYTES] != second[0][: reply.SALT_BYTES]
+    back = assembler(request)
+    assert [back.feed(i, first[i]) for i in range(3)][-1] == [b"x"]
+    back.feed(0, second[0])
+    assert back.polluted == {0: 1}
 
 
 def test_every_frame_of_an_answer_has_one_size() -> None:
