@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from overlay.client import OverlayClient, PathSettings
+from overlay.core import layers
+from overlay.core.effects import Peer
 from overlay.server import IncomingRequest, ReplyGone
 from planetserve.errors import AnswerCutShort, NodeUnreachable, NotEnoughRoutes, PathsUnavailable
 from planetserve.records import NodeRecord
@@ -178,3 +180,42 @@ async def test_lost_paths_are_rebuilt_behind_the_scenes(make_overlay: MakeOverla
         if len(client.path_names()) == 4:
             return
     pytest.fail("the lost path was not rebuilt")
+
+
+async def test_paths_that_swallow_cells_are_left(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo, 18)
+    client = overlay.client(PathSettings(accept_timeout_s=0.5))
+    await client.ensure_paths()
+    names = client.path_names()
+    for path in names[:2]:
+        exit_node = next(node for node in overlay.routes.nodes if node.name == path[2])
+        overlay.relays[exit_node.id]._links._frame_arrived = swallow
+    with pytest.raises(NodeUnreachable):
+        await ask(client, overlay.target, b"first")
+    assert await ask(client, overlay.target, b"second") == b"you said: second"
+    assert client.path_names()[:2] != names[:2]
+
+
+def swallow(peer: Peer, frame: bytes) -> None:
+    """What a relay does that keeps its paths and passes nothing on."""
+
+
+async def test_no_relay_decrypts_anything_of_the_question(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = await make_overlay(echo)
+    seen: list[bytes] = []
+    original = layers.unseal
+
+    def recording(key: bytes, counter: int, sealed: bytes) -> bytes:
+        plaintext = original(key, counter, sealed)
+        seen.append(plaintext)
+        return plaintext
+
+    monkeypatch.setattr(layers, "unseal", recording)
+    question = b"a question about xylophones " * 20
+    assert await ask(overlay.client(), overlay.target, question) == b"you said: " + question
+    assert len(seen) > 12
+    target = bytes(overlay.target.id)
+    assert any(target in plaintext for plaintext in seen)  # last relays know the node
+    assert not any(b"xylophone" in plaintext for plaintext in seen)
