@@ -35,6 +35,13 @@ class Clock:
         return self.start <= self.height + 1 < self.commit_end
 
     @property
+    def may_begin(self) -> bool:
+        """Whether enough of the commit window is left to ask every node and commit in time."""
+        return self.may_commit and 2 * (self.commit_end - self.height) > (
+            self.commit_end - self.start
+        )
+
+    @property
     def may_reveal(self) -> bool:
         return self.commit_end <= self.height + 1 < self.reveal_end
 

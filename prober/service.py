@@ -149,7 +149,7 @@ class Prober:
                 self._spawn(self._carry_out(step, self._round.epoch))
 
     def _begin(self, clock: Clock) -> None:
-        if self.judge is None or not clock.may_commit or self._routes is None:
+        if self.judge is None or not clock.may_begin or self._routes is None:
             self._round = None
             return
         nodes = [

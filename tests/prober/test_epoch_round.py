@@ -80,6 +80,11 @@ def test_every_step_is_taken_once_and_in_its_window(
     assert current.finished or Probe.__name__ in kinds
 
 
+def test_a_round_begins_only_with_half_of_the_window_left() -> None:
+    beginnings = [height for height in range(26) if replace(CLOCK, height=height).may_begin]
+    assert beginnings == list(range(9))
+
+
 def test_reveals_open_what_was_committed() -> None:
     current = epoch_round.begin(CLOCK, NODES[:1], {NODES[0]: 0.0}).scored(score(NODES[0]))
     current, (commit,) = epoch_round.next_steps(current, replace(CLOCK, height=3))
