@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ async def run_node(options: NodeOptions) -> None:
         loop.add_signal_handler(number, stopping.set)
     # A socket's path is limited to some 100 characters, so it is named from within the home.
     os.chdir(home)
+    options = replace(options, home=home)
     store = open_store(home / DATABASE, settings.chain_id)
     try:
         application = Application(store, settings.chain_id)
@@ -76,7 +77,7 @@ async def _supervise(
     process: asyncio.subprocess.Process,
     stopping: asyncio.Event,
 ) -> None:
-    rpc = read_settings(options.home.resolve()).rpc
+    rpc = read_settings(options.home).rpc
 
     def health() -> dict[str, Any]:
         status = sync_status(rpc)

@@ -78,7 +78,7 @@ class Store:
 
     def commit(self, head: Head, writes: Writes, nodes: TreeNodes) -> None:
         """Make `head` the committed state: one batch, on disk before this returns."""
-        with self._database.write_batch(sync=True) as batch:
+        with self._database.write_batch(transaction=True, sync=True) as batch:
             for key, value in writes.items():
                 _put(batch, b"s/" + key, value)
             for (store, path), node in nodes.items():
@@ -124,7 +124,7 @@ def open_store(folder: Path, chain_id: str) -> Store:
 def _checked_head(database: plyvel.DB, folder: Path, chain_id: str) -> Head:
     stored_format, stored_chain = database.get(FORMAT_KEY), database.get(CHAIN_KEY)
     if stored_format is None and stored_chain is None:
-        with database.write_batch(sync=True) as batch:
+        with database.write_batch(transaction=True, sync=True) as batch:
             batch.put(FORMAT_KEY, str(FORMAT).encode())
             batch.put(CHAIN_KEY, chain_id.encode())
         return NOTHING

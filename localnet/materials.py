@@ -10,11 +10,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from abci_app.home import VerifierEntry, make_genesis, node_id_of, public_key_of, write_home
-from localnet.plan import VALIDATOR, Plan, ProcessPlan
+from localnet.plan import VALIDATOR, Layout, Plan, ProcessPlan
 from planetserve.errors import ConfigurationError, UsageError
 from planetserve.keys import Identity, identity_from, write_identity
 
 TOPOLOGY_COPY = "topology.json"
+MARKER = "made-by-ps-localnet"
+"""A file that says that what is in the folder may be made anew."""
 
 
 def prepare(plan: Plan, *, keep: bool) -> None:
@@ -34,6 +36,8 @@ def prepare(plan: Plan, *, keep: bool) -> None:
                 "--keep to start afresh"
             )
         return
+    _refuse_foreign(plan.layout)
+    (plan.layout.folder / MARKER).touch()
     copy.unlink(missing_ok=True)
     for folder in (plan.layout.keys, plan.layout.nodes, plan.layout.logs):
         if folder.exists():
@@ -49,6 +53,18 @@ def prepare(plan: Plan, *, keep: bool) -> None:
     plan.layout.network_file.write_text(plan.network(genesis_hash).to_toml())
     # Last, so that a run that was cut off here leaves nothing to keep.
     copy.write_text(topology)
+
+
+def _refuse_foreign(layout: Layout) -> None:
+    """Starting afresh removes keys, chains and logs: never those that we did not make."""
+    if (layout.folder / MARKER).exists():
+        return
+    found = [f for f in (layout.keys, layout.nodes, layout.logs) if f.exists()]
+    if found:
+        raise UsageError(
+            f"{found[0]} was not made by ps-localnet and would be removed; name another folder "
+            "with --dir"
+        )
 
 
 def _write_validators(plan: Plan) -> str:

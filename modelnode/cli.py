@@ -92,10 +92,12 @@ def run(
     """
     configure_logging(log_level)
     settings = load_network(network)
+    if (cheat == "swap") != (cheat_model is not None):
+        raise UsageError("--cheat swap and --cheat-model FILE go together")
+    if cheat_model is not None and engine is EngineKind.openai:
+        raise UsageError("--cheat-model needs --engine llamacpp")
     if cheat:
         check_allowed(cheat, settings)
-        if (cheat == "swap") != (cheat_model is not None):
-            raise UsageError("--cheat swap and --cheat-model FILE go together")
         print(f"warning: this node cheats ({cheat}); its replies are worthless", file=sys.stderr)
     if engine is EngineKind.openai and not (engine_url and model):
         raise UsageError("--engine openai needs --engine-url URL and --model NAME")
