@@ -375,7 +375,9 @@ class _Exchange:
         return [
             managed
             for index, managed in enumerate(self.paths)
-            if index not in self._heard and managed.path.phase == OPEN
+            if index not in self._heard
+            and managed.path.phase == OPEN
+            and set(managed.exchanges) == {self.name}  # never one that carries another answer
         ]
 
     async def answer(self) -> AsyncGenerator[bytes, None]:
