@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 
+from pyhpke.exceptions import PyHPKEError
+
 from overlay.core import client_path, exit_payload
 from overlay.core.cells import CellError, decode_cell
 from overlay.core.client_path import BUILDING, CLOSED, OPEN, ClientPath
@@ -216,9 +218,13 @@ class OverlayClient:
         )
         if hops is None:
             return None
-        path, sends = client_path.build(
-            [(hop.id, hop.onion_key) for hop in hops], time.time(), os.urandom
-        )
+        try:
+            path, sends = client_path.build(
+                [(hop.id, hop.onion_key) for hop in hops], time.time(), os.urandom
+            )
+        except ValueError:  # one of them announced an onion key that is none
+            self._avoid.update({hop.id: now_s + self.settings.avoid_s for hop in hops})
+            return None
         managed = _Managed(path, now_s)
         self._slots[slot] = managed
         self._by_name[(path.first, path.backward_id)] = managed
@@ -338,14 +344,17 @@ class _Exchange:
 
     def begin(self, payload: bytes) -> list[tuple[_Managed, bytes]]:
         """Seal and disperse; pairs of a path and the bytes that it carries."""
-        request = prepare(
-            payload,
-            self._target.id,
-            self._target.onion_key,
-            self._settings.n,
-            self._settings.k,
-            os.urandom,
-        )
+        try:
+            request = prepare(
+                payload,
+                self._target.id,
+                self._target.onion_key,
+                self._settings.n,
+                self._settings.k,
+                os.urandom,
+            )
+        except (ValueError, PyHPKEError) as error:
+            raise NodeUnreachable(f"{self._target.name} announced an unusable key") from error
         self._assembler = ReplyAssembler(request.reply_key, request.path_keys, request.k)
         return list(zip(self.paths, request.streams, strict=False))
 

@@ -58,7 +58,7 @@ class LedgerClient:
             code = int(response.get("code", 0))
             height = int(response.get("height", 0))
             value = base64.b64decode(response.get("value") or "")
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise RemoteProtocolError("an RPC server's query answer is malformed") from error
         if code:
             raise TransactionRejected(code, str(response.get("log", "")))
@@ -128,7 +128,7 @@ class LedgerClient:
                 continue
             try:
                 result, height = found["tx_result"], int(found["height"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, OverflowError, TypeError, ValueError) as error:
                 raise RemoteProtocolError("an RPC server's transaction is malformed") from error
             code = _code(result)
             if code:
@@ -144,5 +144,5 @@ def _code(result: Any) -> int:
     """The result code in CometBFT's answer, which leaves a zero out."""
     try:
         return int(result.get("code", 0))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise RemoteProtocolError("an RPC server's result is malformed") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import json
@@ -30,6 +31,7 @@ class Rpc:
 
     def __init__(self, addresses: Sequence[str], timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._addresses = list(addresses)
+        self._timeout_s = timeout_s
         self._current = 0
         self._ids = itertools.count()
         self._http = httpx2.AsyncClient(
@@ -51,8 +53,15 @@ class Rpc:
             index = (self._current + offset) % len(self._addresses)
             address = self._addresses[index]
             try:
-                result = await self._call_one(address, method, params)
-            except (httpx2.HTTPError, httpx2.InvalidURL, RemoteProtocolError) as error:
+                # The client's own limits are for each read; a server that drips must end too.
+                async with asyncio.timeout(self._timeout_s):
+                    result = await self._call_one(address, method, params)
+            except (
+                TimeoutError,
+                httpx2.HTTPError,
+                httpx2.InvalidURL,
+                RemoteProtocolError,
+            ) as error:
                 failures.append(f"{address} ({type(error).__name__})")
                 last_error = error
                 continue
@@ -77,12 +86,14 @@ class Rpc:
                     raise RemoteProtocolError("an RPC server's answer exceeds the size limit")
         try:
             answer = json.loads(bytes(chunks))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RemoteProtocolError("an RPC server's answer is not JSON") from error
         if not isinstance(answer, dict):
             raise RemoteProtocolError("an RPC server's answer is not a JSON object")
         if answer.get("error"):
             reason = answer["error"]
+            if not isinstance(reason, dict):
+                raise RemoteProtocolError("an RPC server's error is malformed")
             raise RpcError(str(reason.get("message", "")), str(reason.get("data", "")))
         if "result" not in answer:
             raise RemoteProtocolError("an RPC server's answer has neither result nor error")

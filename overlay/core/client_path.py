@@ -62,6 +62,7 @@ def build(
     hops: Sequence[tuple[bytes, bytes]], unix_s: float, entropy: Entropy
 ) -> tuple[ClientPath, list[Send]]:
     """Start a path through `hops`, each a node id with its onion public key, at time `unix_s`."""
+    # Raises ValueError for an onion key of low order, which no honest node has.
     specs = [HopSpec(node, onion_key, entropy(32)) for node, onion_key in hops]
     body, keys = build_onion(specs, int(unix_s) + SETUP_VALID_S, entropy(BODY_BYTES))
     first = Peer(True, hops[0][0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -219,3 +220,17 @@ async def test_no_relay_decrypts_anything_of_the_question(
     target = bytes(overlay.target.id)
     assert any(target in plaintext for plaintext in seen)  # last relays know the node
     assert not any(b"xylophone" in plaintext for plaintext in seen)
+
+
+async def test_nodes_with_unusable_onion_keys_are_passed_over(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo, 15)
+    assert overlay.directory is not None
+    bad = replace(overlay.routes.relays()[0], onion_key=bytes(32))
+    nodes = tuple(bad if node.id == bad.id else node for node in overlay.routes.nodes)
+    overlay.directory.current = replace(overlay.routes, nodes=nodes)
+    for _ in range(5):
+        client = overlay.client()
+        assert await ask(client, overlay.target, b"hi") == b"you said: hi"
+        assert all(bad.name not in path for path in client.path_names())
+    with pytest.raises(NodeUnreachable, match="unusable key"):
+        await ask(client, replace(overlay.target, onion_key=bytes(32)), b"hi")

@@ -57,7 +57,17 @@ async def test_the_result_is_returned(serve: MakeServer) -> None:
     assert await call(serve(b'{"result": {"height": 3}}')) == {"height": 3}
 
 
-@pytest.mark.parametrize("broken", [b"<html>", b"[1]", b'{"id": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"<html>",
+        b"[1]",
+        b'{"id": 1}',
+        b"\xff",
+        b'{"error": "busy"}',
+        b"[" * 100_000,
+    ],
+)
 async def test_the_next_server_is_asked(serve: MakeServer, broken: bytes) -> None:
     good = serve(b'{"result": 1}')
     assert await call(DEAD, serve(broken), good) == 1
