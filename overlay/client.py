@@ -52,6 +52,8 @@ class PathSettings:
     avoid_s: float = 60.0
     accept_timeout_s: float = 6.0
     stall_timeout_s: float = 10.0
+    empty_timeout_s: float = 120.0
+    """How long a node may send empty frames before, or between, words of its answer."""
     build_rounds: int = 4
 
 
@@ -130,6 +132,8 @@ class OverlayClient:
                 self._failed(managed, managed.path.hops[1:])
             raise
         finally:
+            for managed in exchange.polluted():
+                self._failed(managed, managed.path.hops[1:])
             for managed in exchange.paths:
                 if managed.exchanges.pop(exchange.name, None) and managed.path.phase == OPEN:
                     self._send(managed, exchange.end())
@@ -369,6 +373,8 @@ class _Exchange:
         index = self.paths.index(managed)
 
         def listen(payload: ExitPayload | None) -> None:
+            if index not in self._alive:
+                return
             self._progress.set()
             self._heard.add(index)
             if payload is None or payload.command == exit_payload.END:
@@ -381,10 +387,17 @@ class _Exchange:
 
     def silent(self) -> list[_Managed]:
         """Open paths that brought nothing back, not even that the target is gone."""
+        return self._unshared(set(range(len(self.paths))) - self._heard)
+
+    def polluted(self) -> list[_Managed]:
+        """Open paths that brought back what does not authenticate."""
+        return self._unshared(set(self._assembler.polluted) if self._assembler else set())
+
+    def _unshared(self, indices: set[int]) -> list[_Managed]:
         return [
             managed
             for index, managed in enumerate(self.paths)
-            if index not in self._heard
+            if index in indices
             and managed.path.phase == OPEN
             and set(managed.exchanges) == {self.name}  # never one that carries another answer
         ]
@@ -393,8 +406,12 @@ class _Exchange:
         """The answer's bytes in order, until its last frame."""
         assembler = self._assembler
         assert assembler is not None
+        loop = asyncio.get_running_loop()
+        data_s = loop.time()
         while True:
             self._progress.clear()
+            if self._unread:
+                data_s = loop.time()
             while self._unread:
                 data = self._unread.popleft()
                 self._unread_bytes -= len(data)
@@ -409,6 +426,8 @@ class _Exchange:
             patience_s = (
                 self._settings.stall_timeout_s if begun else self._settings.accept_timeout_s
             )
+            if loop.time() - data_s > self._settings.empty_timeout_s:
+                raise self._lost(begun, "did not answer in time")
             try:
                 async with asyncio.timeout(patience_s):
                     await self._progress.wait()
@@ -424,6 +443,8 @@ class _Exchange:
         except RemoteProtocolError as error:
             self._failure = error
             return
+        if self._assembler.polluted.get(index):
+            self._alive.discard(index)  # the others carry the answer, or nobody does
         self._unread.extend(pieces)
         self._unread_bytes += sum(len(piece) for piece in pieces)
         if self._unread_bytes > MAX_UNREAD_BYTES:

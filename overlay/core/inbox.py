@@ -7,7 +7,10 @@ WAITING    k-th clove, the request opens            RUNNING    RequestReady
 WAITING    incomplete for too long, does not open   (gone)     EXCHANGE_END to its paths
 RUNNING    a further clove                          RUNNING    its path carries frames too
 RUNNING    fewer than k paths left                  (gone)     RequestGone
-RUNNING    finish                                   (gone)     last frame on every path
+RUNNING    finish, all n paths are there            (gone)     last frame on every path
+RUNNING    finish, paths are missing                ENDED      last frame on every path
+ENDED      a further clove                          ENDED      all frames on its path
+ENDED      all n paths came, or too long            (gone)
 """
 
 from __future__ import annotations
@@ -81,6 +84,7 @@ class _Request:
     salt: bytes = b""
     reply_key: bytes = b""
     running: bool = False
+    ended: bool = False
     next_frame: int = 0
     kept_frames: list[tuple[bytes, ...]] = field(default_factory=list)
 
@@ -121,7 +125,8 @@ class Inbox:
         request_id, index = found
         request = self._requests[request_id]
         request.routes.pop(index, None)
-        if request.running and len(request.routes) < request.k:
+        awaited = request.n - len(request.path_keys)  # their cloves may still be on the way
+        if request.running and not request.ended and len(request.routes) + awaited < request.k:
             return [RequestGone(request_id), *self._drop(request_id)]
         return []
 
@@ -138,6 +143,16 @@ class Inbox:
         for route in [r for r, s in self._streams.items() if s.started_s < oldest]:
             self._forget_stream(route)
             effects += [Count("clove_incomplete"), self._end(route)]
+        ended = [i for i, r in self._requests.items() if r.ended and r.started_s < oldest]
+        for request_id in ended:
+            self._remove(request_id)
+        lost = [
+            i
+            for i, r in self._requests.items()
+            if r.running and len(r.routes) < r.k and r.started_s < oldest
+        ]
+        for request_id in lost:
+            effects += [RequestGone(request_id), *self._drop(request_id)]
         late = [i for i, r in self._requests.items() if not r.running and r.started_s < oldest]
         for request_id in late:
             effects += [Count("request_incomplete"), *self._drop(request_id)]
@@ -155,7 +170,7 @@ class Inbox:
         """Disperse one frame of the answer; `kind` END finishes the request. Unknown ids are
         ignored: their client left."""
         request = self._requests.get(request_id)
-        if request is None:
+        if request is None or request.ended:
             return []
         number = request.next_frame
         request.next_frame += 1
@@ -169,7 +184,8 @@ class Inbox:
             for index, route in request.routes.items()
         ]
         if kind == reply.END:
-            self._remove(request_id)
+            request.ended = True
+            self._remove_when_complete(request_id)
         return effects
 
     def _chunk_arrived(self, route: Route, chunk: bytes, now_s: float) -> list[InboxEffect]:
@@ -212,7 +228,10 @@ class Inbox:
         request.path_keys[clove.index] = received.path_key
         self._by_route[route] = (request_id, clove.index)
         if request.running:
-            return self._catch_up(request, clove.index)
+            effects = self._catch_up(request, clove.index)
+            if request.ended:
+                self._remove_when_complete(request_id)
+            return effects
         request.cloves[clove.index] = clove
         self._buffered_bytes += len(clove.fragment)
         if len(request.cloves) < request.k:
@@ -244,6 +263,13 @@ class Inbox:
             key = reply.answer_key(request.path_keys[index], request.salt)
             request.answer_keys[index] = key
         return reply.seal_clove(key, request.salt, number, clove)
+
+    def _remove_when_complete(self, request_id: bytes) -> None:
+        """An ended request waits a while for cloves that are late: without their paths the answer
+        would have no spare."""
+        request = self._requests[request_id]
+        if len(request.path_keys) == request.n:
+            self._remove(request_id)
 
     def _remove(self, request_id: bytes) -> list[Route]:
         """Forget all of a request but its id, so that a replay of its cloves finds it used."""

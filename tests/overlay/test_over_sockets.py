@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from overlay.client import OverlayClient, PathSettings
-from overlay.core import layers
-from overlay.core.effects import Peer
+from overlay.core import layers, relay_path
+from overlay.core.cells import BODY_BYTES, Cell, chunk_body, read_chunk
+from overlay.core.effects import Entropy, Peer, Send
 from overlay.server import IncomingRequest, ReplyGone
 from planetserve.errors import AnswerCutShort, NodeUnreachable, NotEnoughRoutes, PathsUnavailable
 from planetserve.records import NodeRecord
@@ -234,3 +235,47 @@ async def test_nodes_with_unusable_onion_keys_are_passed_over(make_overlay: Make
         assert all(bad.name not in path for path in client.path_names())
     with pytest.raises(NodeUnreachable, match="unusable key"):
         await ask(client, replace(overlay.target, onion_key=bytes(32)), b"hi")
+
+
+async def test_a_node_that_only_keeps_alive_is_given_up(make_overlay: MakeOverlay) -> None:
+    async def wedged(request: IncomingRequest) -> None:
+        await request.write(b"accepted")
+        await asyncio.Event().wait()
+
+    overlay = await make_overlay(wedged)
+    client = overlay.client(PathSettings(empty_timeout_s=0.3))
+    async with asyncio.timeout(10):
+        with pytest.raises(AnswerCutShort, match="in time"):
+            await ask(client, overlay.target, b"hello")
+
+
+async def test_a_polluting_path_is_left_and_the_answer_is_whole(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = await make_overlay(echo, 18)
+    client = overlay.client()
+    await client.ensure_paths()
+    polluter = client.path_names()[0]
+    original = relay_path.from_target
+    exit_keys = next(
+        path.keys
+        for node in overlay.routes.nodes
+        if node.name == polluter[2]
+        for path in overlay.relays[node.id]._core.paths.values()
+    )
+
+    def polluting(
+        path: relay_path.RelayPath, exchange: bytes, cell: Cell, entropy: Entropy
+    ) -> tuple[relay_path.RelayPath, list[Send]]:
+        if path.keys == exit_keys:
+            chunk = read_chunk(cell.body)
+            damaged = chunk[:-1] + bytes((chunk[-1] ^ 1,))
+            cell = replace(cell, body=chunk_body(damaged, bytes(BODY_BYTES)))
+        return original(path, exchange, cell, entropy)
+
+    monkeypatch.setattr(relay_path, "from_target", polluting)
+    for _ in range(20):  # an answer may be whole before the polluted clove comes
+        assert await ask(client, overlay.target, b"hi") == b"you said: hi"
+        if polluter not in client.path_names():
+            return
+    pytest.fail("the polluting path is still there")

@@ -134,12 +134,45 @@ def test_a_late_path_gets_the_frames_that_it_missed() -> None:
     assert [back.feed(i, c) for i, c in [*early[:2], *late]][-1] == [b"early"]
 
 
+def test_a_path_that_is_late_for_a_whole_answer_still_gets_it() -> None:
+    door = Door()
+    request = door.request()
+    door.deliver(request, [0, 1, 2])
+    (ready,) = door.ready()
+    early = [
+        *door.answer(ready.request_id, reply.DATA, b"one "),
+        *door.answer(ready.request_id, reply.END, b"two"),
+    ]
+    assert door.answer(ready.request_id, reply.DATA, b"no more") == []
+    before = len(door.effects)
+    door.deliver(request, [3])
+    late = [door.arrived(e) for e in door.effects[before:] if isinstance(e, Send)]
+    back = assembler(request)
+    received = [piece for i, c in [*early, *late] if i != 0 for piece in back.feed(i, c)]
+    assert (received, back.ended) == ([b"one ", b"two"], True)
+    assert not door.inbox._requests
+
+
+def test_an_ended_request_does_not_wait_for_ever() -> None:
+    door = Door()
+    door.deliver(door.request(), [0, 1, 2])
+    (ready,) = door.ready()
+    door.answer(ready.request_id, reply.END, b"")
+    door.feed(0, b"", EXCHANGE_END)
+    door.feed(1, b"", EXCHANGE_END)
+    assert not any(isinstance(effect, RequestGone) for effect in door.effects)
+    door.inbox.tick(100.0)
+    assert not door.inbox._requests
+    assert not door.inbox._by_route
+
+
 def test_a_replayed_request_is_not_opened_again() -> None:
     door = Door()
     request = door.request()
     door.deliver(request, [0, 1, 2])
     (ready,) = door.ready()
     door.answer(ready.request_id, reply.END, b"")
+    door.inbox.tick(100.0)
     door.deliver(request, [0, 1, 2, 3])
     assert len(door.ready()) == 1
     assert "clove_late" in door.counted()
@@ -155,6 +188,26 @@ def test_fewer_than_k_paths_end_a_running_request() -> None:
     door.feed(1, b"", EXCHANGE_END)
     assert RequestGone(ready.request_id) in door.effects
     assert door.answer(ready.request_id, reply.DATA, b"x") == []
+
+
+def test_a_late_clove_saves_a_request_that_lost_a_path() -> None:
+    door = Door()
+    request = door.request()
+    door.deliver(request, [0, 1, 2])
+    (ready,) = door.ready()
+    door.feed(0, b"", EXCHANGE_END)
+    assert not any(isinstance(effect, RequestGone) for effect in door.effects)
+    door.deliver(request, [3])
+    assert len(door.answer(ready.request_id, reply.END, b"x")) == 3
+
+
+def test_a_request_that_lost_a_path_waits_for_the_late_one_only_so_long() -> None:
+    door = Door()
+    door.deliver(door.request(), [0, 1, 2])
+    (ready,) = door.ready()
+    door.feed(0, b"", EXCHANGE_END)
+    assert RequestGone(ready.request_id) in door.inbox.tick(100.0)
+    assert not door.inbox._requests
 
 
 def test_what_stays_incomplete_is_dropped() -> None:
