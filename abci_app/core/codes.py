@@ -21,6 +21,12 @@ class Code(IntEnum):
     UNKNOWN_NODE = 11
     ROLE_NOT_ANNOUNCED = 12
     TOO_MANY_CANDIDATES = 13
+    ALREADY_REGISTERED = 14
+    NODE_RETIRED = 15
+    KEY_IN_USE = 16
+    WEAK_KEY = 17
+    UNKNOWN_MODEL = 18
+    ROTATION_REFUSED = 19
 
     ENDORSEMENT_LIMIT = 20
     EXPIRY_OUT_OF_RANGE = 21
@@ -32,6 +38,19 @@ class Code(IntEnum):
     ALREADY_COMMITTED = 33
     NO_COMMITMENT = 34
     ALREADY_REVEALED = 35
+    NOT_ASSIGNED = 36
+    BAD_VRF_PROOF = 37
+    BENCHED = 38
+
+    UNKNOWN_PROPOSAL = 40
+    PROPOSAL_CLOSED = 41
+    ALREADY_VOTED = 42
+    TOO_MANY_PROPOSALS = 43
+    BAD_CHANGE = 44
+    EVIDENCE_INVALID = 45
+    EVIDENCE_KNOWN = 46
+    MODEL_EXISTS = 47
+    MODEL_LIMIT = 48
 
     SENDER_LIMIT = 50
     NOT_STARTED = 51
@@ -39,6 +58,7 @@ class Code(IntEnum):
 
     UNKNOWN_PATH = 70
     BAD_ARGUMENT = 71
+    TOO_MUCH_ASKED = 72
 
 
 MEANINGS: dict[Code, str] = {
@@ -53,6 +73,12 @@ MEANINGS: dict[Code, str] = {
     Code.UNKNOWN_NODE: "no node has this id",
     Code.ROLE_NOT_ANNOUNCED: "the node has not announced this role",
     Code.TOO_MANY_CANDIDATES: "too many nodes wait for their first endorsement; try later",
+    Code.ALREADY_REGISTERED: "the key is registered already; send an update",
+    Code.NODE_RETIRED: "the node has retired; it may register again",
+    Code.KEY_IN_USE: "another node holds this key",
+    Code.WEAK_KEY: "the key is of low order and would protect nothing",
+    Code.UNKNOWN_MODEL: "no model of this name is registered",
+    Code.ROTATION_REFUSED: "the key cannot be rotated so",
     Code.ENDORSEMENT_LIMIT: "the verifier has endorsed as often as an epoch allows",
     Code.EXPIRY_OUT_OF_RANGE: "the expiry height has passed or lies too far ahead",
     Code.NO_CREDENTIAL: "the verifier has no live endorsement of this node and role",
@@ -62,11 +88,24 @@ MEANINGS: dict[Code, str] = {
     Code.ALREADY_COMMITTED: "the prober has made this commitment already",
     Code.NO_COMMITMENT: "no commitment of this prober and epoch matches the reveal",
     Code.ALREADY_REVEALED: "the prober has revealed a score of this node already",
+    Code.NOT_ASSIGNED: "the prober's ticket does not assign it this node in this epoch",
+    Code.BAD_VRF_PROOF: "the VRF proof is not the prober's for this epoch's seed",
+    Code.BENCHED: "the prober left a commitment unopened and sits this epoch out",
+    Code.UNKNOWN_PROPOSAL: "no proposal has this number",
+    Code.PROPOSAL_CLOSED: "the proposal takes no votes any more",
+    Code.ALREADY_VOTED: "the verifier has voted on this proposal",
+    Code.TOO_MANY_PROPOSALS: "the verifier has as many open proposals as are allowed",
+    Code.BAD_CHANGE: "the proposed change cannot be made",
+    Code.EVIDENCE_INVALID: "the evidence does not show what it claims",
+    Code.EVIDENCE_KNOWN: "this evidence has been judged already",
+    Code.MODEL_EXISTS: "a model of this name is registered",
+    Code.MODEL_LIMIT: "the verifier has registered as many models as an epoch allows",
     Code.SENDER_LIMIT: "too many transactions of this key wait for a block",
     Code.NOT_STARTED: "the chain has not started yet",
     Code.NOT_CHECKED: "this node could not check the transaction",
     Code.UNKNOWN_PATH: "no query has this path",
     Code.BAD_ARGUMENT: "the path's argument has the wrong form",
+    Code.TOO_MUCH_ASKED: "the query asks for more than one answer may hold",
 }
 
 
