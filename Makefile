@@ -23,6 +23,7 @@ localnet: setup ## run a whole network on this machine; Ctrl-C ends it
 	@$(BIN)/ps-localnet up
 
 test: setup ## run every test but the long ones
+	@$(PYTHON) tools/setup.py ics23
 	$(BIN)/python -m pytest -m "not long"
 
 test-long: setup ## run the tests that take minutes each

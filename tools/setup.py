@@ -1,5 +1,7 @@
 """Put a checkout's environment in place: `make setup`, or `python3 tools/setup.py`.
 
+`python3 tools/setup.py NAME` does one step alone; the step `ics23` is for the tests only.
+
 Needs nothing but Python 3.11 or 3.12 with its standard library. Each step is skipped while its
 stamp matches what it was made from. Packages come from the Python package index and Go modules
 from the Go module proxy, as pip, uv and go are configured on this machine.
@@ -17,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,8 @@ UV = TOOLS / "uv" / "bin" / "uv"
 COMETBFT = TOOLS / "bin" / "cometbft"
 GO_VENV = TOOLS / "go"
 GO_MODULE = ROOT / "tools" / "cometbft"
+ICS23_MODULE = ROOT / "tests" / "abci_app" / "ics23_verifier"
+ICS23 = TOOLS / "bin" / "ics23-verifier"
 PROTO = ROOT / "abci_app" / "proto"
 
 LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-model.lock")
@@ -248,6 +252,13 @@ def generate_protobuf(log: Path) -> str:
     return "protobuf modules of ABCI"
 
 
+def build_ics23(log: Path) -> str:
+    go = ensure_go(log)
+    command = [str(go), "build", "-C", str(ICS23_MODULE), "-mod=readonly", "-trimpath"]
+    execute(log, [*command, "-buildvcs=false", "-o", str(ICS23)], GO_HINT, go_environment(go))
+    return "cosmos' ICS-23 verifier, for the tests"
+
+
 GENERATOR = ROOT / "tools" / "generate_proto.py"
 VENV_STEP = Step("venv", make_venv, VENV / "bin" / "python", VENV / ".stamps" / "venv")
 UV_STEP = Step("uv", install_uv, UV, TOOLS / "stamps" / "uv", (UV_LOCK,))
@@ -266,7 +277,15 @@ PROTO_STEP = Step(
     TOOLS / "stamps" / "protobuf",
     (*GO_FILES, GENERATOR, LOCKS[0]),
 )
+ICS23_STEP = Step(
+    "ics23",
+    build_ics23,
+    ICS23,
+    TOOLS / "stamps" / "ics23",
+    tuple(ICS23_MODULE / name for name in ("go.mod", "go.sum", "main.go")),
+)
 ORDER = ((VENV_STEP,), (UV_STEP,), (PACKAGES_STEP, COMETBFT_STEP), (PROTO_STEP,))
+STEPS = {step.name: step for together in (*ORDER, (ICS23_STEP,)) for step in together}
 
 
 def perform_together(steps: list[Step]) -> None:
@@ -286,10 +305,10 @@ def perform_together(steps: list[Step]) -> None:
                 future.result()
 
 
-def set_up() -> None:
+def set_up(order: Sequence[Sequence[Step]]) -> None:
     started = time.monotonic()
     worked = False
-    for together in ORDER:
+    for together in order:
         due = [step for step in together if not step.current()]
         if due:
             worked = True
@@ -302,12 +321,17 @@ def main() -> int:
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         print("error: this needs Python 3.11 or 3.12; try python3.11", file=sys.stderr)
         return 1
+    unknown = sorted(set(sys.argv[1:]) - STEPS.keys())
+    if unknown:
+        print(f"error: no step {unknown[0]}; there are {', '.join(STEPS)}", file=sys.stderr)
+        return 2
+    order = [[STEPS[name]] for name in sys.argv[1:]] or ORDER
     TOOLS.mkdir(exist_ok=True)
     with (TOOLS / "setup.lock").open("w") as lock:
         # Two set-ups of one checkout at a time would install over each other.
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            set_up()
+            set_up(order)
         except SetupError as error:
             print(f"error: set-up failed.\n{error}", file=sys.stderr)
             return 1

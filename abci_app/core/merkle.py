@@ -1,12 +1,4 @@
-"""A compact sparse Merkle tree, as ICS-23's `SmtSpec` describes it.
-
-A leaf's place is the SHA-256 of its key, read bit by bit from the root; it sits at the shallowest
-depth where its path is unique, so a tree of n leaves is about log2(n) deep. The root depends only
-on the leaves, not on the order of their changes.
-
-    leaf  = SHA256(0x00 || SHA256(key) || SHA256(value))
-    inner = SHA256(0x01 || left || right)
-    empty = 32 zero bytes
+"""How the compact sparse Merkle trees of `planetserve.merkle` are stored, changed and read.
 
 Nodes are stored by path; a stored leaf is 0x00 || SHA256(value) || key, a stored inner node is
 0x01 || left || right. An empty place stores nothing.
@@ -14,16 +6,32 @@ Nodes are stored by path; a stored leaf is 0x00 || SHA256(value) || key, a store
 
 from __future__ import annotations
 
-import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
-EMPTY_HASH = bytes(32)
-MAX_DEPTH = 256
-LEAF, INNER = b"\0", b"\1"
+from planetserve.merkle import (
+    EMPTY_HASH,
+    INNER,
+    LEAF,
+    MAX_DEPTH,
+    bit,
+    inner_hash,
+    leaf_hash,
+    sha256,
+)
 
 ReadNode = Callable[[bytes], "bytes | None"]
 """The stored node at a path, or None."""
+Writes: TypeAlias = "dict[bytes, bytes | None]"
+
+_DEPTHS = [depth.to_bytes(2, "big") for depth in range(MAX_DEPTH + 1)]
+# The first `count` bits of each byte, for counts from 0 to 7.
+_HEADS = [
+    [bytes([byte & (0xFF << (8 - count)) & 0xFF]) if count else b"" for byte in range(256)]
+    for count in range(8)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +47,19 @@ class Change:
         return LEAF + (self.value_hash or b"") + self.key
 
 
-@dataclass(frozen=True, slots=True)
-class Subtree:
-    """What an update made of a subtree; `leaf` is set when that is one leaf alone."""
-
-    hash: bytes
-    leaf: Change | None = None
-
-
-def sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def leaf_hash(key_hash: bytes, value_hash: bytes) -> bytes:
-    return sha256(LEAF + key_hash + value_hash)
-
-
-def inner_hash(left: bytes, right: bytes) -> bytes:
-    return sha256(INNER + left + right)
+Subtree: TypeAlias = tuple[bytes, Change | None]
+"""The hash of a subtree that was changed, and its leaf when that is all of it."""
+NOTHING: Subtree = (EMPTY_HASH, None)
 
 
 def path_of(key_hash: bytes, depth: int) -> bytes:
     """The storage path of the node at `depth` on the way to `key_hash`: the depth in two bytes,
     then the bits so far, padded with zeros to whole bytes."""
-    whole, rest = divmod(depth, 8)
-    bits = key_hash[:whole]
+    rest = depth & 7
     if rest:
-        bits += bytes([key_hash[whole] & (0xFF << (8 - rest)) & 0xFF])
-    return depth.to_bytes(2, "big") + bits
-
-
-def bit(key_hash: bytes, depth: int) -> int:
-    return key_hash[depth >> 3] >> (7 - (depth & 7)) & 1
+        whole = depth >> 3
+        return _DEPTHS[depth] + key_hash[:whole] + _HEADS[rest][key_hash[whole]]
+    return _DEPTHS[depth] + key_hash[: depth >> 3]
 
 
 def flipped(key_hash: bytes, depth: int) -> bytes:
@@ -85,26 +74,9 @@ def decode_leaf(stored: bytes) -> Change:
     return Change(key, sha256(key), stored[1:33])
 
 
-def update(
-    read: ReadNode, changes: Mapping[bytes, bytes | None]
-) -> tuple[bytes, dict[bytes, bytes | None]]:
-    """Set or delete (None) keys. Returns the new root and the nodes to store by path, None where
-    one is to be deleted. Reads and writes O(log n) nodes a change."""
-    batch = [
-        Change(key, sha256(key), None if value is None else sha256(value))
-        for key, value in changes.items()
-    ]
-    writes: dict[bytes, bytes | None] = {}
-    root = _update(read, bytes(32), 0, batch, writes)
-    return root.hash, writes
-
-
 def root_of(read: ReadNode) -> bytes:
     """The root of a stored tree."""
-    return _stored_hash(read(path_of(bytes(32), 0)))
-
-
-def _stored_hash(stored: bytes | None) -> bytes:
+    stored = read(path_of(EMPTY_HASH, 0))
     if stored is None:
         return EMPTY_HASH
     if stored[:1] == INNER:
@@ -113,89 +85,146 @@ def _stored_hash(stored: bytes | None) -> bytes:
     return leaf_hash(leaf.key_hash, leaf.value_hash or b"")
 
 
-def _update(
-    read: ReadNode,
-    prefix: bytes,
-    depth: int,
-    batch: list[Change],
-    writes: dict[bytes, bytes | None],
-) -> Subtree:
-    """Apply `batch` below the node at `depth` on the way to `prefix`."""
-    path = path_of(prefix, depth)
-    stored = read(path)
-    if stored is None or stored[:1] == LEAF:
+def compact_proof(
+    read: ReadNode, key: bytes
+) -> tuple[tuple[bytes, ...], tuple[bytes, bytes] | None]:
+    """The siblings on the way to `key`'s place, and the hashes of the key and value of another
+    leaf that lies there, if one does: what `planetserve.merkle.verify_record` takes."""
+    key_hash = sha256(key)
+    siblings: list[bytes] = []
+    while True:
+        stored = read(path_of(key_hash, len(siblings)))
+        if stored is None:
+            return tuple(siblings), None
+        if stored[:1] == LEAF:
+            leaf = decode_leaf(stored)
+            other = leaf.key != key
+            return tuple(siblings), (leaf.key_hash, leaf.value_hash or b"") if other else None
+        right = bit(key_hash, len(siblings))
+        siblings.append(stored[1:33] if right else stored[33:65])
+
+
+def update(read: ReadNode, changes: Mapping[bytes, bytes | None]) -> tuple[bytes, Writes]:
+    """Set or delete (None) keys. Returns the new root and the nodes to store by path, None where
+    one is to be deleted. Reads and writes O(log n) nodes a change."""
+    batch = sorted(
+        (
+            Change(key, sha256(key), None if value is None else sha256(value))
+            for key, value in changes.items()
+        ),
+        key=lambda change: change.key_hash,
+    )
+    if not batch:
+        return root_of(read), {}
+    work = _Update(read, batch)
+    root, _ = work.apply(0, len(batch), 0)
+    return root, work.writes
+
+
+class _Update:
+    """One batch of changes, in ascending order of key hashes, on its way through a tree. Every
+    subtree's changes are a range of the batch."""
+
+    def __init__(self, read: ReadNode, batch: list[Change]) -> None:
+        self._read = read
+        self._batch = batch
+        self._paths = [int.from_bytes(change.key_hash, "big") for change in batch]
+        self.writes: Writes = {}
+
+    def apply(self, start: int, end: int, depth: int) -> Subtree:
+        """Apply the changes from `start` to before `end` below the node at `depth` that is on the
+        way to all of them."""
+        towards = self._batch[start].key_hash
+        trail: list[tuple[bytes, bytes]] = []
+        result: Subtree
+        while True:
+            path = path_of(towards, depth)
+            stored = self._read(path)
+            if stored is None or stored[0] == 0:
+                result = self._replace(stored, start, end, depth)
+                break
+            middle = self._middle(start, end, depth)
+            if start < middle < end:
+                left = self.apply(start, middle, depth + 1)
+                right = self.apply(middle, end, depth + 1)
+                result = self._join(path, towards, depth, left, right)
+                break
+            trail.append((path, stored))
+            depth += 1
+        while trail:
+            path, stored = trail.pop()
+            depth -= 1
+            if bit(towards, depth):
+                result = self._join(path, towards, depth, stored[1:33], result)
+            else:
+                result = self._join(path, towards, depth, result, stored[33:65])
+        return result
+
+    def _middle(self, start: int, end: int, depth: int) -> int:
+        """Where in a range the changes on the right of a fork at `depth` begin."""
+        if end - start == 1:
+            return start if bit(self._batch[start].key_hash, depth) else end
+        below = MAX_DEPTH - 1 - depth
+        pivot = (self._paths[start] >> below | 1) << below
+        return bisect_left(self._paths, pivot, start, end)
+
+    def _replace(self, stored: bytes | None, start: int, end: int, depth: int) -> Subtree:
+        """Put the changes where one leaf or nothing was."""
+        batch = self._batch[start:end]
         leaves = [change for change in batch if change.value_hash is not None]
+        towards = batch[0].key_hash
         if stored is not None:
             present = decode_leaf(stored)
             if all(change.key_hash != present.key_hash for change in batch):
                 leaves.append(present)
-        return _build(prefix, depth, leaves, writes, stored is not None)
-    hashes = [stored[1:33], stored[33:65]]
-    subtrees: list[Subtree | None] = [None, None]
-    for side in (0, 1):
-        part = [change for change in batch if bit(change.key_hash, depth) == side]
-        if part:
-            towards = part[0].key_hash
-            updated = _update(read, towards, depth + 1, part, writes)
-            subtrees[side] = updated
-            hashes[side] = updated.hash
-    lone = _lone_leaf(read, prefix, depth, hashes, subtrees)
-    if lone is not None:
-        side = bit(lone.key_hash, depth)
-        writes[path_of(lone.key_hash, depth + 1)] = None
-        writes[path] = lone.encoded
-        return Subtree(hashes[side], lone)
-    if hashes == [EMPTY_HASH, EMPTY_HASH]:
-        writes[path] = None
-        return Subtree(EMPTY_HASH)
-    writes[path] = INNER + hashes[0] + hashes[1]
-    return Subtree(inner_hash(hashes[0], hashes[1]))
+        if not leaves:
+            if stored is not None:
+                self.writes[path_of(towards, depth)] = None
+            return NOTHING
+        return self._build(leaves, depth)
 
+    def _build(self, leaves: list[Change], depth: int) -> Subtree:
+        """Store a new subtree of at least one leaf."""
+        first = leaves[0]
+        path = path_of(first.key_hash, depth)
+        if len(leaves) == 1:
+            self.writes[path] = first.encoded
+            return leaf_hash(first.key_hash, first.value_hash or b""), first
+        sides: tuple[list[Change], list[Change]] = ([], [])
+        for leaf in leaves:
+            sides[bit(leaf.key_hash, depth)].append(leaf)
+        hashes = [self._build(side, depth + 1)[0] if side else EMPTY_HASH for side in sides]
+        content = INNER + hashes[0] + hashes[1]
+        self.writes[path] = content
+        return sha256(content), None
 
-def _lone_leaf(
-    read: ReadNode,
-    prefix: bytes,
-    depth: int,
-    hashes: list[bytes],
-    subtrees: list[Subtree | None],
-) -> Change | None:
-    """The one leaf that is left below an inner node, which then moves up in its place."""
-    for side in (0, 1):
-        if hashes[side] == EMPTY_HASH or hashes[1 - side] != EMPTY_HASH:
-            continue
-        subtree = subtrees[side]
-        if subtree is not None:
-            return subtree.leaf
-        towards = prefix if bit(prefix, depth) == side else flipped(prefix, depth)
-        stored = read(path_of(towards, depth + 1))
-        if stored is not None and stored[:1] == LEAF:
-            return decode_leaf(stored)
-    return None
+    def _join(
+        self, path: bytes, towards: bytes, depth: int, left: Subtree | bytes, right: Subtree | bytes
+    ) -> Subtree:
+        """Store the node at `depth` on the way to `towards` from its children: what an update
+        made of them, or the mere hash of one that it did not touch."""
+        left_hash = left if isinstance(left, bytes) else left[0]
+        right_hash = right if isinstance(right, bytes) else right[0]
+        if left_hash == EMPTY_HASH or right_hash == EMPTY_HASH:
+            if left_hash == right_hash:
+                self.writes[path] = None
+                return NOTHING
+            side = 0 if right_hash == EMPTY_HASH else 1
+            leaf = self._lone_leaf(towards, depth, side, (left, right)[side])
+            if leaf is not None:
+                self.writes[path_of(leaf.key_hash, depth + 1)] = None
+                self.writes[path] = leaf.encoded
+                return (left_hash, right_hash)[side], leaf
+        content = INNER + left_hash + right_hash
+        self.writes[path] = content
+        return sha256(content), None
 
-
-def _build(
-    prefix: bytes,
-    depth: int,
-    leaves: list[Change],
-    writes: dict[bytes, bytes | None],
-    occupied: bool = False,
-) -> Subtree:
-    """Store `leaves` as a new subtree in a place that held a leaf (`occupied`) or nothing."""
-    path = path_of(prefix, depth)
-    if not leaves:
-        if occupied:
-            writes[path] = None
-        return Subtree(EMPTY_HASH)
-    if len(leaves) == 1:
-        leaf = leaves[0]
-        writes[path] = leaf.encoded
-        return Subtree(leaf_hash(leaf.key_hash, leaf.value_hash or b""), leaf)
-    sides: tuple[list[Change], list[Change]] = ([], [])
-    for leaf in leaves:
-        sides[bit(leaf.key_hash, depth)].append(leaf)
-    left, right = (
-        _build(side[0].key_hash, depth + 1, side, writes) if side else Subtree(EMPTY_HASH)
-        for side in sides
-    )
-    writes[path] = INNER + left.hash + right.hash
-    return Subtree(inner_hash(left.hash, right.hash))
+    def _lone_leaf(
+        self, towards: bytes, depth: int, side: int, child: Subtree | bytes
+    ) -> Change | None:
+        """The leaf that is all of an only child, and then moves up in its parent's place."""
+        if not isinstance(child, bytes):
+            return child[1]
+        below = towards if bit(towards, depth) == side else flipped(towards, depth)
+        stored = self._read(path_of(below, depth + 1))
+        return None if stored is None or stored[:1] == INNER else decode_leaf(stored)

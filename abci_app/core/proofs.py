@@ -8,19 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abci_app.core.merkle import (
-    EMPTY_HASH,
-    LEAF,
-    MAX_DEPTH,
-    ReadNode,
-    bit,
-    decode_leaf,
-    flipped,
-    inner_hash,
-    leaf_hash,
-    path_of,
-    sha256,
-)
+from abci_app.core.merkle import ReadNode, decode_leaf, flipped, path_of
+from planetserve.merkle import EMPTY_HASH, LEAF, bit, sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +23,8 @@ class ExistenceProof:
 
 @dataclass(frozen=True, slots=True)
 class AbsenceProof:
-    """`left` and `right` are None where no leaf lies on that side."""
+    """`left` and `right` are None where no leaf lies on that side. ICS-23 has no proof that an
+    empty tree lacks a key; its root, 32 zero bytes, says so."""
 
     key: bytes
     left: ExistenceProof | None
@@ -107,53 +97,3 @@ def _outermost(read: ReadNode, key_hash: bytes, depth: int, side: int) -> bytes:
         if bit(key_hash, depth) != towards:
             key_hash = flipped(key_hash, depth)
         depth += 1
-
-
-def verify_existence(root: bytes, proof: ExistenceProof) -> bool:
-    """Whether `root` holds the proof's key with its value."""
-    if len(proof.siblings) > MAX_DEPTH or any(len(item) != 32 for item in proof.siblings):
-        return False
-    key_hash = sha256(proof.key)
-    current = leaf_hash(key_hash, sha256(proof.value))
-    for depth in reversed(range(len(proof.siblings))):
-        sibling = proof.siblings[depth]
-        pair = (sibling, current) if bit(key_hash, depth) else (current, sibling)
-        current = inner_hash(*pair)
-    return current == root
-
-
-def verify_absence(root: bytes, proof: AbsenceProof) -> bool:
-    """Whether `root` holds no value of the proof's key."""
-    key_hash = sha256(proof.key)
-    left, right = proof.left, proof.right
-    if left is None and right is None:
-        return root == EMPTY_HASH
-    if left is not None and not (sha256(left.key) < key_hash and verify_existence(root, left)):
-        return False
-    if right is not None and not (sha256(right.key) > key_hash and verify_existence(root, right)):
-        return False
-    if left is None:
-        return right is not None and _nothing_beside(right, 0, 0)
-    if right is None:
-        return _nothing_beside(left, 1, 0)
-    return _adjacent(left, right)
-
-
-def _adjacent(left: ExistenceProof, right: ExistenceProof) -> bool:
-    """Whether nothing lies between two leaves that are both in the tree."""
-    left_hash, right_hash = sha256(left.key), sha256(right.key)
-    fork = next(
-        depth for depth in range(MAX_DEPTH) if bit(left_hash, depth) != bit(right_hash, depth)
-    )
-    if fork >= len(left.siblings) or fork >= len(right.siblings):
-        return False
-    return _nothing_beside(left, 1, fork + 1) and _nothing_beside(right, 0, fork + 1)
-
-
-def _nothing_beside(proof: ExistenceProof, side: int, depth: int) -> bool:
-    """Whether the leaf is the outermost of its subtree at `depth` on `side`."""
-    key_hash = sha256(proof.key)
-    return all(
-        bit(key_hash, level) == side or proof.siblings[level] == EMPTY_HASH
-        for level in range(depth, len(proof.siblings))
-    )

@@ -12,12 +12,12 @@ import pytest
 from abci_app.application import MAX_WAITING_PER_SENDER, Application
 from abci_app.core.apphash import app_hash
 from abci_app.core.codes import Code
-from abci_app.core.merkle import root_of, update
-from abci_app.core.proofs import ExistenceProof, prove, verify_existence
+from abci_app.core.merkle import compact_proof, root_of, update
 from abci_app.core.state import STORES
 from abci_app.store import FORMAT_KEY, Store, open_store
 from planetserve.encoding import decode
 from planetserve.errors import ConfigurationError
+from planetserve.merkle import verify_record
 from planetserve.transactions import REGISTER, sign_transaction
 from tests.abci_app.world import CHAIN_ID, RELAY, app_state, participant, registration
 
@@ -111,9 +111,8 @@ def test_trees_and_records_stay_in_step_over_blocks(store: Store) -> None:
     assert_consistent(store)
     latest = store.latest
     key = b"nodes/" + RELAY.id
-    proof = prove(partial(latest.tree_node, "nodes"), latest.get, key)
-    assert isinstance(proof, ExistenceProof)
-    assert verify_existence(latest.head.roots["nodes"], proof)
+    proof = compact_proof(partial(latest.tree_node, "nodes"), key)
+    assert verify_record(latest.head.roots["nodes"], key, latest.get(key), *proof)
 
 
 def test_several_transactions_of_one_key_wait_together(store: Store) -> None:
