@@ -10,6 +10,7 @@ from modelnode.engines.protocol import CANCELLED, Engine, EngineStats, Overloade
 from modelnode.metrics import FIRST_TEXT_S, SERVED, TOKENS
 from planetserve.chat import BadRequest, ChatRequest, parse_body
 from planetserve.errors import EngineError
+from planetserve.evidence import NotEvidence, Terms, breach_of, read_request
 from planetserve.keys import Identity
 from planetserve.messages import (
     MAX_REPLY_BYTES,
@@ -17,9 +18,10 @@ from planetserve.messages import (
     End,
     Failed,
     ReplyEvent,
+    Usage,
     encode_event,
-    reply_digest,
     sign_reply,
+    state_reply,
 )
 
 MAX_TEXT_BYTES = MAX_REPLY_BYTES // 16
@@ -27,13 +29,15 @@ MAX_TEXT_BYTES = MAX_REPLY_BYTES // 16
 
 
 class Server:
-    """One engine behind one name and identity."""
+    """One engine behind one name and identity. `terms` are what the ledger's record of the model
+    promises, None until they are known; no reply that exceeds them is signed."""
 
     def __init__(self, engine: Engine, identity: Identity, chain_id: str, model: str) -> None:
         self.model = model
         self.identity = identity
         self.accepting = True
         self.served = 0
+        self.terms: Terms | None = None
         self._engine = engine
         self._chain_id = chain_id
 
@@ -107,13 +111,22 @@ class Server:
                     continue
                 if piece.usage is None or piece.finish_reason == CANCELLED:
                     raise EngineError("engine_failed", "the engine gave up the reply")
-                digest = reply_digest(
-                    self._chain_id, body, "".join(texts), piece.finish_reason, self.model
-                )
-                signature = sign_reply(self.identity, digest)
-                yield End(self.identity.id, self.model, piece.finish_reason, piece.usage, signature)
+                yield self._sign(body, "".join(texts), piece.finish_reason, piece.usage)
                 return
         raise EngineError("engine_failed", "the engine ended the reply without a reason")
+
+    def _sign(self, body: bytes, text: str, finish_reason: str, usage: Usage) -> End:
+        """Vouch for a whole reply, unless the ledger would hold it against us: an engine that
+        overran its request fails the reply."""
+        statement = state_reply(self._chain_id, body, text, finish_reason, self.model, usage)
+        try:
+            breach = breach_of(read_request(body), statement, self.terms)
+        except NotEvidence:
+            breach = None
+        if breach is not None:
+            raise EngineError("engine_failed", f"the engine broke its bounds: {breach}")
+        signature = sign_reply(self.identity, statement)
+        return End(self.identity.id, self.model, finish_reason, usage, signature)
 
     async def serve_request(self, body: bytes) -> AsyncGenerator[bytes, None]:
         """`serve`, as the lines of a reply stream."""

@@ -13,8 +13,9 @@ Back, as a stream: one JSON object a line, each one of
     {"error": {"code": one of ERROR_CODES, "message": TEXT, "retry_after_s": INT?}}
                                                                 nothing follows
 
-The serving node signs what it was asked and what it answered, so that a transcript is evidence
-that anyone who knows the node's key can check.
+The serving node signs a `ReplyStatement` of what it was asked and what it answered, so that a
+transcript is evidence that anyone who knows the node's key can check; `planetserve.evidence` says
+what such statements prove.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from planetserve.chat import (
@@ -50,14 +51,17 @@ __all__ = [
     "Message",
     "ReplyEvent",
     "ReplyParser",
+    "ReplyStatement",
     "RequestPayload",
     "Usage",
     "decode_payload",
+    "decode_statement",
     "encode_event",
     "parse_body",
-    "reply_digest",
     "sign_reply",
+    "state_reply",
     "verify_reply",
+    "verify_statement",
 ]
 
 ERROR_CODES = (
@@ -78,7 +82,12 @@ MAX_REPLY_BYTES = 8 << 20
 MAX_ERROR_CHARACTERS = 1024
 MAX_RETRY_AFTER_S = 3600
 MAX_COUNT = 1 << 31
+MAX_STATEMENT_BYTES = 1024
+MAX_FINISH_REASON_CHARACTERS = 32
+MAX_CHAIN_ID_CHARACTERS = 50
+"""CometBFT's own limit."""
 SIGNATURE_BYTES = 64
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The reply is whole. `signature` is `node`'s over `reply_digest`; see `verify_reply`."""
+    """The reply is whole. `signature` is `node`'s over a `ReplyStatement`; see `verify_reply`."""
 
     node: NodeId
     model: str
@@ -231,32 +240,70 @@ class ReplyParser:
         return event
 
 
-def reply_digest(
-    chain_id: str, request_body: bytes, text: str, finish_reason: str, model: str
-) -> bytes:
-    """SHA-256 over what was asked (the JSON as it was sent) and what was answered."""
-    return hashlib.sha256(
-        encode(
-            {
-                "chain_id": chain_id,
-                "finish_reason": finish_reason,
-                "model": model,
-                "request": hashlib.sha256(request_body).digest(),
-                "text": hashlib.sha256(text.encode()).digest(),
-            }
-        )
-    ).digest()
+@dataclass(frozen=True, slots=True)
+class ReplyStatement:
+    """What a serving node signs of a reply. `request` is the SHA-256 of the body as it was sent
+    and `text` that of the whole reply in UTF-8: a statement shows neither."""
+
+    chain_id: str
+    request: bytes
+    text: bytes
+    finish_reason: str
+    model: str
+    usage: Usage
+
+    def encode(self) -> bytes:
+        """The canonical map {"chain_id", "finish_reason", "model", "request", "text", "usage":
+        {"cached_tokens", "completion_tokens", "prompt_tokens"}}: the bytes that are signed."""
+        return encode(asdict(self))
 
 
-def sign_reply(identity: Identity, digest: bytes) -> bytes:
-    """The serving node's signature of 64 bytes over a `reply_digest`."""
-    return identity.sign(REPLY_DOMAIN, digest)
+def state_reply(
+    chain_id: str, request_body: bytes, text: str, finish_reason: str, model: str, usage: Usage
+) -> ReplyStatement:
+    """The statement that `request_body` (the JSON as it was sent) was answered with `text`."""
+    request = hashlib.sha256(request_body).digest()
+    digest = hashlib.sha256(text.encode()).digest()
+    return ReplyStatement(chain_id, request, digest, finish_reason, model, usage)
+
+
+def decode_statement(data: bytes) -> ReplyStatement:
+    """Read a statement's form, whatever it says: `finish_reason` may be any short word. Raises
+    `RemoteProtocolError` (an `EncodingError` where the bytes are not canonical)."""
+    fields = decode(data, max_bytes=MAX_STATEMENT_BYTES)
+    if not isinstance(fields, dict) or set(fields) != set(ReplyStatement.__slots__):
+        raise EncodingError("a statement holds not exactly its fields")
+    usage = fields["usage"]
+    if not isinstance(usage, dict) or set(usage) != set(Usage.__slots__):
+        raise EncodingError("a statement's usage holds not exactly its counts")
+    digests = fields["request"], fields["text"]
+    if not all(isinstance(item, bytes) and len(item) == DIGEST_BYTES for item in digests):
+        raise EncodingError("a statement's digest is not 32 bytes")
+    return ReplyStatement(
+        chain_id=_string(fields["chain_id"], MAX_CHAIN_ID_CHARACTERS),
+        request=fields["request"],
+        text=fields["text"],
+        finish_reason=_string(fields["finish_reason"], MAX_FINISH_REASON_CHARACTERS),
+        model=_string(fields["model"], MAX_MODEL_CHARACTERS),
+        usage=Usage(**{name: _count(count) for name, count in usage.items()}),
+    )
+
+
+def sign_reply(identity: Identity, statement: ReplyStatement) -> bytes:
+    """The serving node's signature of 64 bytes."""
+    return identity.sign(REPLY_DOMAIN, statement.encode())
+
+
+def verify_statement(key: bytes, statement: bytes, signature: bytes) -> bool:
+    """Whether the node with Ed25519 `key` signed the encoded `statement`; never raises."""
+    return verify(key, REPLY_DOMAIN, statement, signature)
 
 
 def verify_reply(key: bytes, chain_id: str, request_body: bytes, text: str, end: End) -> bool:
-    """Whether the node with Ed25519 `key` signed that it answered `request_body` with `text`."""
-    digest = reply_digest(chain_id, request_body, text, end.finish_reason, end.model)
-    return verify(key, REPLY_DOMAIN, digest, end.signature)
+    """Whether the node with Ed25519 `key` signed that it answered `request_body` with `text` and
+    with all else that `end` says."""
+    statement = state_reply(chain_id, request_body, text, end.finish_reason, end.model, end.usage)
+    return verify_statement(key, statement.encode(), end.signature)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ from prober.challenges import challenge
 from prober.embedding import Embedder
 from prober.epoch_round import Score
 from prober.scoring import node_credit_ppm, reply_credit_ppm, to_ppm
-from prober.transcripts import Transcript, digest
+from prober.transcripts import Transcript, digest, refused
 
 SALT_BYTES = 32
 
@@ -92,7 +92,7 @@ class Judge:
         except RemoteProtocolError as error:
             failure = f"invalid answer: {error}"
         if answer is None:
-            return Transcript(epoch, node.id.hex(), "", "", "", "", "", 0, 0, failure)
+            return refused(epoch, node.id, failure)
         reference = await self._reference_reply(fields)
         embedder = await self.load()
         (cosine,) = await asyncio.to_thread(embedder.similarities, [(answer.text, reference)])
@@ -103,6 +103,10 @@ class Judge:
             request=answer.request_body.decode(),
             reply=answer.text,
             finish_reason=answer.finish_reason,
+            model=answer.model,
+            prompt_tokens=answer.usage.prompt_tokens,
+            completion_tokens=answer.usage.completion_tokens,
+            cached_tokens=answer.usage.cached_tokens,
             signature=answer.signature.hex(),
             reference=reference,
             similarity_ppm=similarity,

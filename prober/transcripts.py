@@ -17,13 +17,19 @@ MAX_FILE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One probe. `request` is the body that was sent, `signature` the node's over the reply."""
+    """One probe. `request` is the body that was sent, `signature` the node's over the reply's
+    statement (`planetserve.messages.ReplyStatement`), which `request`, `reply`, `finish_reason`,
+    `model` and the counts of tokens make up."""
 
     epoch: int
     node: str
     request: str
     reply: str
     finish_reason: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
     signature: str
     reference: str
     similarity_ppm: int
@@ -32,6 +38,26 @@ class Transcript:
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+
+def refused(epoch: int, node: bytes, failure: str) -> Transcript:
+    """A probe that brought no answer to score."""
+    return Transcript(
+        epoch=epoch,
+        node=node.hex(),
+        request="",
+        reply="",
+        finish_reason="",
+        model="",
+        prompt_tokens=0,
+        completion_tokens=0,
+        cached_tokens=0,
+        signature="",
+        reference="",
+        similarity_ppm=0,
+        credit_ppm=0,
+        failure=failure,
+    )
 
 
 def digest(transcripts: Sequence[Transcript]) -> bytes:

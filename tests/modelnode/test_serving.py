@@ -8,6 +8,7 @@ from modelnode.cheats import check_allowed, with_cheat
 from modelnode.engines.protocol import Engine, Overloaded
 from modelnode.serving import Server
 from planetserve.errors import EngineError, UsageError
+from planetserve.evidence import Terms
 from planetserve.keys import identity_from
 from planetserve.messages import (
     Delta,
@@ -104,3 +105,13 @@ async def test_cheats_answer_otherwise_and_sign_it() -> None:
     (*deltas, end) = await events_of(server_of(with_cheat(ScriptedEngine(), "truncate")))
     assert isinstance(end, End)
     assert end.finish_reason == "stop"
+
+
+async def test_a_reply_that_would_be_held_against_the_node_is_not_signed() -> None:
+    body = json.dumps({**json.loads(BODY), "max_tokens": 2}).encode()
+    engine = ScriptedEngine()
+    assert isinstance((await events_of(server_of(engine), body))[-1], Failed)
+    server = server_of(engine)
+    for context_tokens, kind in [(5, End), (4, Failed)]:
+        server.terms = Terms(context_tokens, deterministic=False)
+        assert isinstance((await events_of(server))[-1], kind)

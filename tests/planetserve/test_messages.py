@@ -1,13 +1,18 @@
 """The forms that clients and model nodes exchange, with values only."""
 
+import contextlib
+import hashlib
 import itertools
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from planetserve.chat import MAX_BODY_BYTES, BadRequest, ChatRequest, Message, parse_body
+from planetserve.encoding import decode, encode
 from planetserve.errors import RemoteProtocolError
 from planetserve.keys import NodeId, identity_from
 from planetserve.messages import (
@@ -19,12 +24,14 @@ from planetserve.messages import (
     End,
     Failed,
     ReplyParser,
+    ReplyStatement,
     RequestPayload,
     Usage,
     decode_payload,
+    decode_statement,
     encode_event,
-    reply_digest,
     sign_reply,
+    state_reply,
     verify_reply,
 )
 
@@ -212,11 +219,81 @@ def test_forms_that_openai_allows() -> None:
 
 def test_signature_binds_chain_request_and_reply() -> None:
     identity = identity_from(bytes(96))
-    digest = reply_digest("chain", b"question", "answer", "stop", "m")
-    end = End(identity.id, "m", "stop", Usage(1, 1), sign_reply(identity, digest))
+    statement = state_reply("chain", b"question", "answer", "stop", "m", Usage(2, 1))
+    end = End(identity.id, "m", "stop", Usage(2, 1), sign_reply(identity, statement))
     key = identity.public_key
     assert verify_reply(key, "chain", b"question", "answer", end)
     assert not verify_reply(key, "other", b"question", "answer", end)
     assert not verify_reply(key, "chain", b"question!", "answer", end)
     assert not verify_reply(key, "chain", b"question", "answer!", end)
     assert not verify_reply(bytes(32), "chain", b"question", "answer", end)
+    others: list[dict[str, Any]] = [
+        {"model": "n"},
+        {"finish_reason": "length"},
+        {"usage": Usage(1, 1)},
+        {"usage": Usage(2, 2)},
+        {"usage": Usage(2, 1, 1)},
+    ]
+    for other in others:
+        assert not verify_reply(key, "chain", b"question", "answer", replace(end, **other))
+
+
+short_texts = st.text(st.characters(codec="utf-8"), max_size=32)
+statements = st.builds(
+    ReplyStatement,
+    short_texts,
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=32, max_size=32),
+    short_texts,
+    st.text(st.characters(codec="utf-8"), max_size=128),
+    st.builds(Usage, counts, counts, counts),
+)
+
+
+@given(statements)
+def test_statement_reads_back_as_it_was_signed(statement: ReplyStatement) -> None:
+    assert decode_statement(statement.encode()) == statement
+
+
+def test_statement_has_one_form() -> None:
+    statement = state_reply("chain", b"question", "answer", "stop", "m", Usage(3, 2, 1))
+    assert statement.encode() == encode(
+        {
+            "chain_id": "chain",
+            "finish_reason": "stop",
+            "model": "m",
+            "request": hashlib.sha256(b"question").digest(),
+            "text": hashlib.sha256(b"answer").digest(),
+            "usage": {"cached_tokens": 1, "completion_tokens": 2, "prompt_tokens": 3},
+        }
+    )
+
+
+@given(st.binary(max_size=200))
+def test_statement_of_any_bytes_reads_or_is_refused(data: bytes) -> None:
+    with contextlib.suppress(RemoteProtocolError):
+        assert decode_statement(data).encode() == data
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"request": bytes(31)},
+        {"text": "x" * 32},
+        {"chain_id": "c" * 51},
+        {"chain_id": 1},
+        {"finish_reason": "f" * 33},
+        {"finish_reason": None},
+        {"model": "m" * 129},
+        {"usage": 3},
+        {"usage": {"cached_tokens": 0, "completion_tokens": 0}},
+        {"usage": {"cached_tokens": 0, "completion_tokens": 0, "prompt_tokens": -1}},
+        {"usage": {"cached_tokens": 0, "completion_tokens": 0, "prompt_tokens": True}},
+        {"usage": {"cached_tokens": 0, "completion_tokens": 0, "prompt_tokens": 1 << 31}},
+        {"more": 1},
+    ],
+)
+def test_statement_of_another_form_is_refused(other: dict[str, Any]) -> None:
+    statement = state_reply("chain", b"question", "answer", "stop", "m", Usage(3, 2, 1))
+    with pytest.raises(RemoteProtocolError):
+        decode_statement(encode({**decode(statement.encode()), **other}))
