@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from planetserve.encoding import encode
 from planetserve.errors import RemoteProtocolError
 from planetserve.keys import NodeId, node_id
 
@@ -40,6 +38,13 @@ class NodeRecord:
     credential_expires: int
     reputation_ppm: int | None
     status: str
+
+    def admitted(self, height: int) -> bool:
+        """Whether verifiers vouch for it at `height`, whatever its conduct so far: it may be
+        dialled, and probed, also before it is trusted."""
+        return self.status in (TRUSTED, UNTRUSTED) or (
+            self.status == CANDIDATE and self.credential_expires >= height
+        )
 
     def routable(self, role: str) -> bool:
         return self.status == TRUSTED and role in self.roles
@@ -104,34 +109,76 @@ def _is_node_record(value: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifierRecord:
+    """A validator and its prober, as the ledger knows them. `trust_ppm` falls with faults of the
+    prober; in epoch `benched` it may not commit, -1 for none."""
+
+    id: NodeId
+    key: bytes
+    name: str
+    consensus_key: bytes
+    power: int
+    trust_ppm: int
+    benched: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChainStatus:
-    """Where the chain stands. The epoch is that of the next block: commits enter at heights from
-    `epoch_start` to before `commit_end`, reveals from there to before `reveal_end`; `epoch_end` is
-    the next epoch's first height. `verifiers` are ids in the ledger's order."""
+    """Where the chain stands after block `height`. The epoch is that of the next block: commits
+    enter at heights from `epoch_start` to before `commit_end`, reveals from there to before
+    `reveal_end`; `epoch_end` is the next epoch's first height. `seed` and `sample_ppm` decide the
+    epoch's assignments (`planetserve.assignment`). Verifiers are in ascending order of ids."""
 
     height: int
+    chain_id: str
+    version: int
     epoch: int
     epoch_start: int
     commit_end: int
     reveal_end: int
     epoch_end: int
-    verifiers: tuple[bytes, ...]
+    seed: bytes
+    sample_ppm: int
+    parameters: Mapping[str, int]
+    verifiers: tuple[VerifierRecord, ...]
 
 
-def chain_status(value: Any) -> ChainStatus:
-    """Read the ledger's status. Raises `RemoteProtocolError` when it is none."""
-    names = ("height", "epoch", "epoch_start", "commit_end", "reveal_end", "epoch_end")
+def chain_status(height: int, main: Any, epoch: Any, verifiers: Iterable[Any]) -> ChainStatus:
+    """Read the state's `chain/main`, `chain/epoch` and verifiers. Raises `RemoteProtocolError`
+    when they are not what the ledger writes."""
     try:
-        numbers = [value[name] for name in names]
-        verifiers = tuple(item["id"] for item in value["verifiers"])
-    except (KeyError, TypeError) as error:
+        parameters = {str(name): int(value) for name, value in main["params"].items()}
+        start = int(epoch["start"])
+        end = start + parameters["epoch_blocks"]
+        found = tuple(sorted((_verifier(item) for item in verifiers), key=lambda item: item.id))
+        return ChainStatus(
+            height=height,
+            chain_id=str(main["chain_id"]),
+            version=int(main["version"]),
+            epoch=int(epoch["epoch"]),
+            epoch_start=start,
+            commit_end=start + parameters["commit_blocks"],
+            reveal_end=end - 1,
+            epoch_end=end,
+            seed=bytes(epoch["seed"]),
+            sample_ppm=int(epoch["sample_ppm"]),
+            parameters=parameters,
+            verifiers=found,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RemoteProtocolError("the ledger's answer is not a status") from error
-    if not all(type(number) is int for number in numbers) or not all(
-        isinstance(item, bytes) for item in verifiers
-    ):
-        raise RemoteProtocolError("the ledger's answer is not a status")
-    height, epoch, start, commit_end, reveal_end, end = numbers
-    return ChainStatus(height, epoch, start, commit_end, reveal_end, end, verifiers)
+
+
+def _verifier(record: Mapping[str, Any]) -> VerifierRecord:
+    return VerifierRecord(
+        id=node_id(record["key"]),
+        key=record["key"],
+        name=str(record["name"]),
+        consensus_key=record["consensus_key"],
+        power=int(record["power"]),
+        trust_ppm=int(record["trust_ppm"]),
+        benched=int(record["benched"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +204,8 @@ class RouteSet:
         return next((node for node in self.nodes if node.id == identifier), None)
 
 
-def route_set(height: int, records: list[Mapping[str, Any]]) -> RouteSet:
-    """Build the route set of a ledger answer; its hash covers records, not the height, so it
-    stays the same while nothing changes."""
+def route_set(height: int, root: bytes, records: Iterable[Mapping[str, Any]]) -> RouteSet:
+    """Build the route set from the `routes` store at a height; its hash is the store's root, so
+    it stays the same while nothing changes."""
     nodes = tuple(sorted((NodeRecord.from_wire(item) for item in records), key=lambda n: n.id))
-    digest = hashlib.sha256(encode([node.to_wire() for node in nodes])).digest()
-    return RouteSet(height, digest, nodes)
+    return RouteSet(height, root, nodes)

@@ -23,10 +23,32 @@ VERSION = 1
 MAX_TRANSACTION_BYTES = 16_384
 
 REGISTER = "register"
+UPDATE = "update"
+RETIRE = "retire"
+ROTATE = "rotate"
 ENDORSE = "endorse"
 REVOKE = "revoke"
+MODEL = "model"
 COMMIT = "commit"
 REVEAL = "reveal"
+EVIDENCE = "evidence"
+PROPOSE = "propose"
+VOTE = "vote"
+KINDS = (
+    REGISTER,
+    UPDATE,
+    RETIRE,
+    ROTATE,
+    ENDORSE,
+    REVOKE,
+    MODEL,
+    COMMIT,
+    REVEAL,
+    EVIDENCE,
+    PROPOSE,
+    VOTE,
+)
+ROTATION_DOMAIN = "planetserve/rotate/v1"
 
 ROLES = ("model", "prober", "relay", "user", "verifier")
 SCORE_SCALE_PPM = 1_000_000
@@ -95,10 +117,11 @@ def register(
     model: str = "",
     operator: str = "",
 ) -> dict[str, Any]:
-    """Data that announces the signer as a node, or replaces what it announced before.
+    """Data that announces the signer as a node (`REGISTER`), or replaces what it announced
+    before (`UPDATE`).
 
     `roles` are words of `ROLES` except "verifier", sorted; `endpoints` maps "overlay" and "group"
-    to ZeroMQ addresses; `model` is the name that a model node serves.
+    to ZeroMQ addresses; `model` is the registered name of what a model node serves.
     """
     return {
         "name": name,
@@ -111,26 +134,52 @@ def register(
     }
 
 
+def retire() -> dict[str, Any]:
+    """Data by which a node leaves."""
+    return {}
+
+
+def rotation_message(chain_id: str, old_key: bytes, new_key: bytes) -> bytes:
+    """What the new key signs in `ROTATION_DOMAIN`, so that nobody takes over to a key that does
+    not want it."""
+    return chain_id.encode() + b"\0" + old_key + new_key
+
+
+def rotate(chain_id: str, old_key: bytes, new: Identity) -> dict[str, Any]:
+    """Data by which the node with `old_key` goes on as `new` from the epoch's end."""
+    message = rotation_message(chain_id, old_key, new.public_key)
+    return {"new_key": new.public_key, "proof": new.sign(ROTATION_DOMAIN, message)}
+
+
 def endorse(*, node: bytes, role: str, expires: int) -> dict[str, Any]:
     """Data by which a verifier admits `node` (20-byte id) to `role` until height `expires`."""
     return {"node": node, "role": role, "expires": expires}
 
 
 def revoke(*, node: bytes, role: str) -> dict[str, Any]:
-    """Data by which a verifier ends the credential of `node` for `role`."""
+    """Data by which a verifier ends its credential of `node` for `role`."""
     return {"node": node, "role": role}
 
 
-def commit(*, epoch: int, commitment: bytes) -> dict[str, Any]:
-    """Data by which a prober binds itself to one score of `epoch`; see `score_commitment`."""
-    return {"epoch": epoch, "commitment": commitment}
+def commit(*, epoch: int, node: bytes, commitment: bytes) -> dict[str, Any]:
+    """Data by which a prober binds itself to its score of `node` in `epoch`; see
+    `score_commitment`."""
+    return {"epoch": epoch, "node": node, "commitment": commitment}
 
 
 def reveal(
-    *, epoch: int, node: bytes, score_ppm: int, samples: int, digest: bytes, salt: bytes
+    *,
+    epoch: int,
+    node: bytes,
+    score_ppm: int,
+    samples: int,
+    digest: bytes,
+    salt: bytes,
+    proof: bytes,
 ) -> dict[str, Any]:
     """Data that opens a commitment: the credit C of `node` in millionths over `samples` replies,
-    the SHA-256 `digest` of their transcripts, and the 32-byte `salt`."""
+    the SHA-256 `digest` of their transcripts, and the 32-byte `salt`. `proof` is the prober's VRF
+    proof for the epoch (`planetserve.assignment.ticket_input`)."""
     return {
         "epoch": epoch,
         "node": node,
@@ -138,12 +187,18 @@ def reveal(
         "samples": samples,
         "digest": digest,
         "salt": salt,
+        "proof": proof,
     }
 
 
+SCORE_FIELDS = ("digest", "epoch", "node", "salt", "samples", "score_ppm")
+
+
 def score_commitment(chain_id: str, prober_key: bytes, reveal_data: Mapping[str, Any]) -> bytes:
-    """SHA-256 that binds a reveal to its chain and prober, so that a copied commit is useless."""
+    """SHA-256 that binds a prober to a reveal, of which all but the VRF proof is covered. It
+    names the prober, so that a copied commitment is useless."""
+    score = {name: reveal_data[name] for name in SCORE_FIELDS}
     return hashlib.sha256(
         b"planetserve/commit/v1\0"
-        + encode({"chain_id": chain_id, "prober": prober_key, "reveal": reveal_data})
+        + encode({"chain_id": chain_id, "prober": prober_key, "score": score})
     ).digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abci_app.core.parameters import Chain, Parameters
+from abci_app.core.parameters import Chain, Epoch, Parameters
 from planetserve.keys import NodeId, node_id
 
 
@@ -20,15 +20,11 @@ class Window:
     end: int
 
 
-def epoch_of(height: int, parameters: Parameters) -> int:
-    """Heights begin at 1 and epochs at 0."""
-    return (height - 1) // parameters.epoch_blocks
-
-
-def window_of(epoch: int, parameters: Parameters) -> Window:
-    start = epoch * parameters.epoch_blocks + 1
+def window_of(epoch: Epoch, parameters: Parameters) -> Window:
+    """The running epoch's heights; parameters change only between epochs."""
+    start = epoch.start
     end = start + parameters.epoch_blocks
-    return Window(epoch, start, start + parameters.commit_blocks, end - 1, end)
+    return Window(epoch.number, start, start + parameters.commit_blocks, end - 1, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +45,8 @@ class Context:
 
     @property
     def epoch(self) -> int:
-        return epoch_of(self.height, self.parameters)
+        return self.chain.epoch.number
 
     @property
     def window(self) -> Window:
-        return window_of(self.epoch, self.parameters)
+        return window_of(self.chain.epoch, self.parameters)

@@ -2,7 +2,8 @@
 
 Each verifier's endorsement is a record of its own and only its author revokes it, so no single
 verifier can put a node out that others vouch for. The number that a verifier may write in an
-epoch is capped: the brake on an attacker who makes nodes by the thousand.
+epoch is capped: the brake on an attacker who makes nodes by the thousand. A key may be endorsed
+before it registers; it then needs no place among the candidates.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
 from abci_app.core.nodes import first_endorsed, load_node
 from abci_app.core.quotas import load_quota, save_quota
-from abci_app.core.state import Reader, View, credential_key, load
+from abci_app.core.state import Reader, View, load
 from abci_app.core.verifiers import require_verifier
+from planetserve.statekeys import credential_key, expiry_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def load_credential(reader: Reader, node: bytes, role: str, endorser: bytes) -> 
 def save_credential(
     view: View, node: bytes, role: str, endorser: bytes, credential: Credential
 ) -> None:
+    """The node's public record is computed anew at the height after the credential's last."""
     view.save(credential_key(node, role, endorser), asdict(credential))
+    view.save(expiry_key(credential.expires + 1, node), None)
 
 
 ENDORSE_FIELDS = frozenset({"node", "role", "expires"})
@@ -68,35 +72,38 @@ REVOKE_FIELDS = frozenset({"node", "role"})
 
 
 def endorse(view: View, context: Context, data: Mapping[str, Any]) -> None:
-    """Admit a node to a role that it has announced, or renew that."""
+    """Admit a node to a role, or renew that. A registered node must have announced the role."""
     fields.exact(data, ENDORSE_FIELDS)
     target, role = fields.node(data), fields.role(data)
     expires = fields.integer(data, "expires")
     endorser = require_verifier(view, context.sender)
     node = load_node(view, target)
-    if node is None:
-        raise Rejected(Code.UNKNOWN_NODE)
-    if role not in node.roles:
+    if node is not None and node.retired:
+        raise Rejected(Code.NODE_RETIRED)
+    if node is not None and role not in node.roles:
         raise Rejected(Code.ROLE_NOT_ANNOUNCED)
     furthest = context.height + context.parameters.max_credential_blocks
     if not context.height < expires <= furthest:
         raise Rejected(Code.EXPIRY_OUT_OF_RANGE, f"{context.height + 1} to {furthest} are allowed")
-    quota = load_quota(view, context.epoch, endorser.id)
+    quota = load_quota(view, endorser.id)
     if quota.endorsements >= context.parameters.max_endorsements_per_epoch:
         raise Rejected(Code.ENDORSEMENT_LIMIT)
-    save_quota(
-        view, context.epoch, endorser.id, replace(quota, endorsements=quota.endorsements + 1)
-    )
+    save_quota(view, endorser.id, replace(quota, endorsements=quota.endorsements + 1))
     save_credential(view, target, role, endorser.id, Credential(context.height, expires))
-    first_endorsed(view, node)
+    if node is not None:
+        first_endorsed(view, node)
 
 
 def revoke(view: View, context: Context, data: Mapping[str, Any]) -> None:
-    """End the sender's own credential of a node; it takes effect with this block."""
+    """End the sender's own credential of a node, also one that it wrote under a former key; it
+    takes effect with this block."""
     fields.exact(data, REVOKE_FIELDS)
     target, role = fields.node(data), fields.role(data)
     endorser = require_verifier(view, context.sender)
-    credential = load_credential(view, target, role, endorser.id)
-    if credential is None or not credential.live(context.height):
-        raise Rejected(Code.NO_CREDENTIAL)
-    save_credential(view, target, role, endorser.id, replace(credential, revoked=context.height))
+    for identifier in (endorser.id, *endorser.former):
+        credential = load_credential(view, target, role, identifier)
+        if credential is not None and credential.live(context.height):
+            ended = replace(credential, revoked=context.height)
+            view.save(credential_key(target, role, identifier), asdict(ended))
+            return
+    raise Rejected(Code.NO_CREDENTIAL)

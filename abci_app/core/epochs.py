@@ -1,56 +1,56 @@
 """Commit and reveal: probers bind themselves to scores before any of them is seen.
 
-A commitment is bound to the chain, the prober and the score, so a copied one cannot be opened by
-the copier. Reveals are taken when commits no longer are, until the block before the epoch's last.
+A commitment names its node, so a prober has one a node and cannot choose among several; it is
+bound to the chain, the prober and the score, so a copied one cannot be opened by the copier.
+Reveals are taken when commits no longer are, until the block before the epoch's last. A reveal
+shows the prober's ticket too: only an assigned prober's score counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from abci_app.core import fields
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
-from abci_app.core.nodes import load_node
-from abci_app.core.quotas import load_quota, save_quota
-from abci_app.core.reputation import load_reputation
-from abci_app.core.state import View, commit_key, reveal_key
-from abci_app.core.verifiers import require_verifier
+from abci_app.core.quotas import Quota, load_quota, save_quota
+from abci_app.core.state import View, load
+from abci_app.core.verifiers import Verifier, require_verifier
+from planetserve import vrf
+from planetserve.assignment import chance_ppm, is_assigned, ticket_input
+from planetserve.statekeys import commit_key, node_key, reputation_key, reveal_key
 from planetserve.transactions import score_commitment
 
-COMMIT_FIELDS = frozenset({"epoch", "commitment"})
-REVEAL_FIELDS = frozenset({"epoch", "node", "score_ppm", "samples", "digest", "salt"})
+COMMIT_FIELDS = frozenset({"epoch", "node", "commitment"})
+REVEAL_FIELDS = frozenset({"epoch", "node", "score_ppm", "samples", "digest", "salt", "proof"})
 DIGEST_BYTES = 32
 MAX_SAMPLES = 1_000_000
 
-
-@dataclass(frozen=True, slots=True)
-class Reveal:
-    """An opened commitment: the credit that one prober gives a node, over how many replies, and
-    the digest of their transcripts."""
-
-    score_ppm: int
-    samples: int
-    digest: bytes
+verified_output = lru_cache(maxsize=4096)(vrf.verify)
+"""`vrf.verify`, remembered: each of a prober's reveals brings the same proof."""
 
 
 def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
-    """Bind the sender to one score of the current epoch."""
+    """Bind the sender to one score of a node in the running epoch."""
     fields.exact(data, COMMIT_FIELDS)
-    epoch = fields.integer(data, "epoch")
+    epoch, node = fields.integer(data, "epoch"), fields.node(data)
     commitment = fields.octets(data, "commitment", DIGEST_BYTES)
     prober = require_verifier(view, context.sender)
     _require_window(context, epoch, context.window.start, context.window.commit_end)
-    quota = load_quota(view, epoch, prober.id)
+    if prober.benched == epoch:
+        raise Rejected(Code.BENCHED)
+    _scored_node(view, node)
+    quota = load_quota(view, prober.id)
     if quota.commits >= context.parameters.max_commits_per_epoch:
         raise Rejected(Code.COMMIT_LIMIT)
-    key = commit_key(epoch, prober.id, commitment)
+    key = commit_key(prober.id, node)
     if view.get(key) is not None:
         raise Rejected(Code.ALREADY_COMMITTED)
-    view.save(key, context.height)
-    save_quota(view, epoch, prober.id, replace(quota, commits=quota.commits + 1))
+    view.save_ordered(key, {"commitment": commitment, "height": context.height})
+    save_quota(view, prober.id, replace(quota, commits=quota.commits + 1))
 
 
 def reveal(view: View, context: Context, data: Mapping[str, Any]) -> None:
@@ -58,27 +58,51 @@ def reveal(view: View, context: Context, data: Mapping[str, Any]) -> None:
     dropping the role for a while hides nothing."""
     fields.exact(data, REVEAL_FIELDS)
     epoch, node = fields.integer(data, "epoch"), fields.node(data)
-    opened = Reveal(
-        score_ppm=fields.score(data),
-        samples=fields.integer(data, "samples", 1, MAX_SAMPLES),
-        digest=fields.octets(data, "digest", DIGEST_BYTES),
-    )
+    score_ppm = fields.score(data)
+    samples = fields.integer(data, "samples", 1, MAX_SAMPLES)
+    digest = fields.octets(data, "digest", DIGEST_BYTES)
     fields.octets(data, "salt", 32)
+    proof = fields.octets(data, "proof", vrf.PROOF_BYTES)
     prober = require_verifier(view, context.sender)
     _require_window(context, epoch, context.window.commit_end, context.window.reveal_end)
-    if load_node(view, node) is None:
-        raise Rejected(Code.UNKNOWN_NODE)
-    if load_reputation(view, node) is None:
-        raise Rejected(Code.ROLE_NOT_ANNOUNCED, "the node has never served a model")
+    reputation = _scored_node(view, node)
+    committed = load(view, commit_key(prober.id, node))
     commitment = score_commitment(context.chain.chain_id, context.key, data)
-    if view.get(commit_key(epoch, prober.id, commitment)) is None:
+    if committed is None or committed["commitment"] != commitment:
         raise Rejected(Code.NO_COMMITMENT)
-    key = reveal_key(epoch, node, prober.id)
+    key = reveal_key(node, prober.id)
     if view.get(key) is not None:
         raise Rejected(Code.ALREADY_REVEALED)
-    view.save(key, asdict(opened))
-    quota = load_quota(view, epoch, prober.id)
-    save_quota(view, epoch, prober.id, replace(quota, reveals=quota.reveals + 1))
+    quota = load_quota(view, prober.id)
+    output = _ticket(context, prober, quota, proof)
+    parameters = context.parameters
+    chance = chance_ppm(reputation, parameters.full_below_ppm, context.chain.epoch.sample_ppm)
+    if not is_assigned(output, node, chance):
+        raise Rejected(Code.NOT_ASSIGNED)
+    view.save_ordered(key, [score_ppm, samples, digest])
+    save_quota(view, prober.id, replace(quota, reveals=quota.reveals + 1, proof=proof))
+
+
+def _ticket(context: Context, prober: Verifier, quota: Quota, proof: bytes) -> bytes:
+    """The prober's VRF output for the epoch."""
+    if quota.proof and quota.proof != proof:
+        raise Rejected(Code.BAD_VRF_PROOF, "an epoch's reveals carry one and the same proof")
+    epoch = context.chain.epoch
+    alpha = ticket_input(context.chain.chain_id, epoch.number, epoch.seed)
+    try:
+        return verified_output(prober.key, alpha, proof)
+    except vrf.VrfError:
+        raise Rejected(Code.BAD_VRF_PROOF) from None
+
+
+def _scored_node(view: View, node: bytes) -> Mapping[str, Any]:
+    """The reputation record of a node that can be scored."""
+    if view.get(node_key(node)) is None:
+        raise Rejected(Code.UNKNOWN_NODE)
+    reputation: Mapping[str, Any] | None = load(view, reputation_key(node))
+    if reputation is None:
+        raise Rejected(Code.ROLE_NOT_ANNOUNCED, "the node has never served a model")
+    return reputation
 
 
 def _require_window(context: Context, epoch: int, start: int, end: int) -> None:

@@ -2,7 +2,13 @@
 
 {"params": {NAME: INTEGER, ...},
  "verifiers": [{"name", "prober_key", "onion_key", "transport_key", "consensus_key": HEX of
-                32 bytes, "power": INTEGER}, ...]}
+                32 bytes, "power": INTEGER}, ...],
+ "models": [{"name", "weights_digest": HEX of 32 bytes, "quantization", "context_tokens",
+             "deterministic"}, ...],
+ "credentials": [{"key": HEX of 32 bytes, "role", "expires": HEIGHT}, ...]}
+
+`models` and `credentials` may be left out. A credential of genesis admits a key that has yet to
+register; for the role of a model node it takes the place of the admission probes.
 """
 
 from __future__ import annotations
@@ -13,15 +19,32 @@ from typing import Any
 
 from abci_app.core import fields
 from abci_app.core.codes import Rejected
-from abci_app.core.nodes import VERIFIER_ROLES, Node, save_node
-from abci_app.core.parameters import GenesisError, parameters_from
-from abci_app.core.state import CHAIN_KEY, EMPTY, View
-from abci_app.core.verifiers import Verifier, save_verifier
+from abci_app.core.credentials import Credential, save_credential
+from abci_app.core.models import Model, save_model
+from abci_app.core.nodes import GENESIS_ENDORSER, VERIFIER_ROLES, Node, save_node
+from abci_app.core.parameters import (
+    Chain,
+    Epoch,
+    GenesisError,
+    Parameters,
+    parameters_from,
+    save_chain,
+)
+from abci_app.core.routes import refresh_route
+from abci_app.core.state import EMPTY, View
+from abci_app.core.verifiers import MAX_TOTAL_POWER, Verifier, save_verifier
+from planetserve.assignment import first_seed, sample_ppm
+from planetserve.keys import node_id
+from planetserve.statekeys import holder_key
 
+FIRST_VERSION = 1
 VERIFIER_KEYS = ("prober_key", "onion_key", "transport_key", "consensus_key")
 VERIFIER_FIELDS = frozenset({"name", "power", *VERIFIER_KEYS})
-MAX_TOTAL_POWER = ((1 << 63) - 1) // 8
-"""CometBFT's own limit."""
+MODEL_FIELDS = frozenset(
+    {"name", "weights_digest", "quantization", "context_tokens", "deterministic"}
+)
+CREDENTIAL_FIELDS = frozenset({"key", "role", "expires"})
+REQUIRED, OPTIONAL = frozenset({"params", "verifiers"}), frozenset({"models", "credentials"})
 
 
 def genesis(chain_id: str, app_state: bytes) -> dict[bytes, bytes | None]:
@@ -30,33 +53,97 @@ def genesis(chain_id: str, app_state: bytes) -> dict[bytes, bytes | None]:
         document = json.loads(app_state)
     except (ValueError, RecursionError):
         raise GenesisError("app_state is not JSON") from None
-    if not isinstance(document, dict) or set(document) != {"params", "verifiers"}:
-        raise GenesisError("app_state holds exactly params and verifiers")
-    params, entries = document["params"], document["verifiers"]
-    if not isinstance(params, dict) or not isinstance(entries, list) or not entries:
-        raise GenesisError("params is an object and verifiers a list that is not empty")
+    if not isinstance(document, dict) or not REQUIRED <= set(document) <= REQUIRED | OPTIONAL:
+        raise GenesisError(
+            "app_state holds params and verifiers, and perhaps models and credentials"
+        )
+    params = document["params"]
+    if not isinstance(params, dict):
+        raise GenesisError("params is an object")
     parameters = parameters_from(params)
     view = View(EMPTY)
-    view.save(CHAIN_KEY, {"chain_id": chain_id, "params": parameters.to_wire()})
+    entries = _entries(document, "verifiers")
+    if not entries:
+        raise GenesisError("at least one verifier is needed")
+    _begin_chain(view, chain_id, parameters, len(entries))
+    _add_verifiers(view, entries)
+    for entry in _entries(document, "models"):
+        save_model(view, _model(entry))
+    for entry in _entries(document, "credentials"):
+        _add_credential(view, entry)
+    return view.writes
+
+
+def _entries(document: Mapping[str, Any], name: str) -> list[Any]:
+    entries = document.get(name, [])
+    if not isinstance(entries, list):
+        raise GenesisError(f"{name} is a list")
+    return entries
+
+
+def _begin_chain(view: View, chain_id: str, parameters: Parameters, verifiers: int) -> None:
+    share = sample_ppm(parameters.probers_per_node, verifiers)
+    epoch = Epoch(number=0, start=1, seed=first_seed(chain_id), sample_ppm=share)
+    save_chain(view, Chain(chain_id, FIRST_VERSION, parameters, epoch))
+
+
+def _add_verifiers(view: View, entries: list[Any]) -> None:
     used: set[bytes] = set()
     total_power = 0
     for entry in entries:
         verifier, node = _verifier(entry)
-        if verifier.key in used or verifier.consensus_key in used:
+        keys = {verifier.key, verifier.consensus_key, node.onion_key, node.transport_key}
+        if used & keys:
             raise GenesisError(f"two verifiers share a key: {verifier.name}")
-        used |= {verifier.key, verifier.consensus_key}
+        used |= keys
         total_power += verifier.power
         save_verifier(view, verifier)
         save_node(view, node)
+        for kind, key in node.held_keys:
+            view.save(holder_key(kind, key), bytes(node.id))
+        refresh_route(view, node.id, 0)
     if total_power > MAX_TOTAL_POWER:
         raise GenesisError("the verifiers' power exceeds what CometBFT allows")
-    return view.writes
+
+
+def _model(entry: Any) -> Model:
+    if not isinstance(entry, dict) or set(entry) != MODEL_FIELDS:
+        raise GenesisError(f"a model holds exactly {', '.join(sorted(MODEL_FIELDS))}")
+    digest = _hex(entry, "weights_digest", "a model's")
+    try:
+        return model_from_data(
+            {**entry, "weights_digest": digest}, registered=0, by=GENESIS_ENDORSER
+        )
+    except Rejected as error:
+        raise GenesisError(f"a model's {error.log}") from None
+
+
+def _add_credential(view: View, entry: Any) -> None:
+    if not isinstance(entry, dict) or set(entry) != CREDENTIAL_FIELDS:
+        raise GenesisError(f"a credential holds exactly {', '.join(sorted(CREDENTIAL_FIELDS))}")
+    key = _hex(entry, "key", "a credential's")
+    try:
+        role = fields.role(entry)
+        expires = fields.integer(entry, "expires", 1)
+    except Rejected as error:
+        raise GenesisError(f"a credential's {error.log}") from None
+    save_credential(view, node_id(key), role, GENESIS_ENDORSER, Credential(0, expires))
+
+
+def _hex(entry: Mapping[str, Any], name: str, whose: str) -> bytes:
+    try:
+        value = bytes.fromhex(entry[name])
+    except (ValueError, TypeError):
+        raise GenesisError(f"{whose} {name} is hex") from None
+    if len(value) != 32:
+        raise GenesisError(f"{whose} {name} is 32 bytes")
+    return value
 
 
 def _verifier(entry: Any) -> tuple[Verifier, Node]:
     if not isinstance(entry, dict) or set(entry) != VERIFIER_FIELDS:
         raise GenesisError(f"a verifier holds exactly {', '.join(sorted(VERIFIER_FIELDS))}")
-    keys = _keys(entry)
+    keys = {name: _hex(entry, name, "a verifier's") for name in VERIFIER_KEYS}
     try:
         name = fields.text(entry, "name", 1, fields.MAX_NAME_CHARACTERS)
         power = fields.integer(entry, "power", 1, MAX_TOTAL_POWER)
@@ -76,13 +163,3 @@ def _verifier(entry: Any) -> tuple[Verifier, Node]:
         candidate=False,
     )
     return verifier, node
-
-
-def _keys(entry: Mapping[str, Any]) -> dict[str, bytes]:
-    try:
-        keys = {name: bytes.fromhex(entry[name]) for name in VERIFIER_KEYS}
-    except (ValueError, TypeError):
-        raise GenesisError("a verifier's keys are hex") from None
-    if any(len(key) != 32 for key in keys.values()):
-        raise GenesisError("a verifier's keys are 32 bytes each")
-    return keys

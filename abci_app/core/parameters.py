@@ -1,4 +1,4 @@
-"""The network's parameters: fixed at genesis, kept in state, the same for every validator."""
+"""The network's parameters and its running epoch: set at genesis, changed by vote, kept in state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from abci_app.core.fixedpoint import ONE_PPM
-from abci_app.core.state import CHAIN_KEY, Reader, load
+from abci_app.core.state import Reader, View, load
+from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, PENDING_KEY
 
 
 class GenesisError(ValueError):
@@ -20,7 +21,13 @@ class Parameters:
 
     The reputation rule and its constants are the paper's (section 4): `smoothing_ppm` is the
     weight of the old reputation, `abnormal_below_ppm` its tau, `window_epochs` its W,
-    `tolerance_ppm` its gamma.
+    `tolerance_ppm` its gamma. `cusum_*` are the reference value, the allowance and the limit of a
+    CUSUM beside it. `untrusted_below_ppm` to `probation_epochs` are when a node loses trust and
+    regains it; `admission_*` what a model node's first probes must show.
+
+    `probers_per_node` is how many probers are drawn for a node in good standing; below
+    `full_below_ppm` all of them judge it. A prober whose scores lie further than `distance_ppm`
+    from the median loses trust, and with the last of it half of its power.
     """
 
     epoch_blocks: int = 25
@@ -31,12 +38,28 @@ class Parameters:
     abnormal_below_ppm: int = 400_000
     window_epochs: int = 5
     tolerance_ppm: int = 200_000
+    cusum_reference_ppm: int = 500_000
+    cusum_allowance_ppm: int = 50_000
+    cusum_limit_ppm: int = 1_000_000
     untrusted_below_ppm: int = 300_000
+    trusted_from_ppm: int = 500_000
+    probation_epochs: int = 5
+    admission_ppm: int = 500_000
+    admission_epochs: int = 1
+    probers_per_node: int = 8
+    full_below_ppm: int = 600_000
+    distance_ppm: int = 250_000
+    trust_loss_ppm: int = 200_000
+    trust_gain_ppm: int = 50_000
+    history_epochs: int = 1_000
     max_commits_per_epoch: int = 1_000
     max_endorsements_per_epoch: int = 100
     max_credential_blocks: int = 10_000_000
     max_candidates: int = 1_000
-    candidate_blocks: int = 100_000
+    candidate_blocks: int = 10_000
+    max_models_per_verifier: int = 100
+    max_open_proposals: int = 8
+    voting_blocks: int = 10_000
 
     def to_wire(self) -> dict[str, int]:
         return asdict(self)
@@ -51,12 +74,28 @@ LIMITS: dict[str, tuple[int, int]] = {
     "abnormal_below_ppm": (0, ONE_PPM),
     "window_epochs": (1, 1_000),
     "tolerance_ppm": (1, ONE_PPM),
+    "cusum_reference_ppm": (0, ONE_PPM),
+    "cusum_allowance_ppm": (1, ONE_PPM),
+    "cusum_limit_ppm": (1, 1_000 * ONE_PPM),
     "untrusted_below_ppm": (0, ONE_PPM),
+    "trusted_from_ppm": (0, ONE_PPM),
+    "probation_epochs": (1, 1_000),
+    "admission_ppm": (0, ONE_PPM),
+    "admission_epochs": (1, 1_000),
+    "probers_per_node": (1, 1_000),
+    "full_below_ppm": (0, ONE_PPM),
+    "distance_ppm": (1, ONE_PPM),
+    "trust_loss_ppm": (0, ONE_PPM),
+    "trust_gain_ppm": (0, ONE_PPM),
+    "history_epochs": (1, 1_000_000),
     "max_commits_per_epoch": (1, 1_000_000),
     "max_endorsements_per_epoch": (1, 1_000_000),
     "max_credential_blocks": (1, 1_000_000_000),
     "max_candidates": (1, 1_000_000),
     "candidate_blocks": (1, 1_000_000_000),
+    "max_models_per_verifier": (1, 10_000),
+    "max_open_proposals": (1, 100),
+    "voting_blocks": (1, 10_000_000),
 }
 
 
@@ -75,20 +114,70 @@ def parameters_from(values: Mapping[str, Any]) -> Parameters:
     parameters = Parameters(**values)
     if parameters.commit_blocks > parameters.epoch_blocks - 2:
         raise GenesisError("commit_blocks must leave two blocks of an epoch to reveal and settle")
+    if parameters.trusted_from_ppm < parameters.untrusted_below_ppm:
+        raise GenesisError("trusted_from_ppm must not lie below untrusted_below_ppm")
     return parameters
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """The running epoch: its number from 0, its first height, the seed of its assignments, and
+    the share of the probers that judge a node in good standing."""
+
+    number: int
+    start: int
+    seed: bytes
+    sample_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
-    """What every rule may need to know of its chain."""
+    """What every rule may need to know of its chain; `version` counts the upgrades of the rules,
+    from 1."""
 
     chain_id: str
+    version: int
     parameters: Parameters
+    epoch: Epoch
 
 
 def load_chain(reader: Reader) -> Chain:
     """Raises `LookupError` before genesis."""
-    record = load(reader, CHAIN_KEY)
-    if record is None:
+    record, epoch = load(reader, CHAIN_KEY), load(reader, EPOCH_KEY)
+    if record is None or epoch is None:
         raise LookupError("the state has no genesis")
-    return Chain(record["chain_id"], Parameters(**record["params"]))
+    return Chain(
+        record["chain_id"],
+        record["version"],
+        Parameters(**record["params"]),
+        Epoch(epoch["epoch"], epoch["start"], epoch["seed"], epoch["sample_ppm"]),
+    )
+
+
+def save_chain(view: View, chain: Chain) -> None:
+    view.save(
+        CHAIN_KEY,
+        {
+            "chain_id": chain.chain_id,
+            "version": chain.version,
+            "params": chain.parameters.to_wire(),
+        },
+    )
+    view.save(
+        EPOCH_KEY,
+        {
+            "epoch": chain.epoch.number,
+            "start": chain.epoch.start,
+            "seed": chain.epoch.seed,
+            "sample_ppm": chain.epoch.sample_ppm,
+        },
+    )
+
+
+def parameters_of_next_epoch(view: View, parameters: Parameters) -> Parameters:
+    """Take over the changes that verifiers have voted since the last epoch."""
+    pending = load(view, PENDING_KEY)
+    if pending is None:
+        return parameters
+    view.delete(PENDING_KEY)
+    return parameters_from({**parameters.to_wire(), **pending})

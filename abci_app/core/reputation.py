@@ -1,60 +1,145 @@
-"""The paper's reputation rule (section 4) in millionths."""
+"""Reputation: the paper's rule (section 4), a CUSUM beside it, admission, and the way back.
+
+    candidate ──credits reach `admission_ppm`──▶ trusted ◀──R high again, probation passed──┐
+                                                    └──R too low, CUSUM, or evidence──▶ untrusted
+
+The paper's rule forgives a node that cheats in one epoch of five, for its window never holds more
+than one abnormal credit. The CUSUM does not: every credit C adds `cusum_reference_ppm` - C, but
+takes off no more than `cusum_allowance_ppm`, so that good epochs cannot pay for bad ones.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from abci_app.core.fixedpoint import ONE_PPM, clamp_ppm, floor_ratio
 from abci_app.core.parameters import Parameters
-from abci_app.core.state import Reader, View, load, reputation_key
+from abci_app.core.state import Reader, View, load
+from planetserve.statekeys import reputation_key
 
 KEPT = "no quorum: reputation kept"
+ALARMED = "a sample of the probers found the node abnormal: all of them judge the next epoch"
 SMOOTHED = "smoothed with this epoch's credit"
 PUNISHED = "punished: too many abnormal epochs in the window"
-REASONS = (KEPT, SMOOTHED, PUNISHED)
+REASONS = (KEPT, ALARMED, SMOOTHED, PUNISHED)
+
+ADMITTED = "admitted: its probes passed"
+LOST_REPUTATION = "lost trust: reputation below the threshold"
+LOST_CUSUM = "lost trust: bad epochs keep coming back (CUSUM)"
+REGAINED = "regained trust: probation passed"
+VERDICTS = ("", ADMITTED, LOST_REPUTATION, LOST_CUSUM, REGAINED)
 
 
 @dataclass(frozen=True, slots=True)
 class Reputation:
-    """`ppm` is R; `window_ppm` are the credits C of the node's last settled epochs, oldest
-    first."""
+    """`ppm` is R; `window_ppm` are the credits C of the node's last settled epochs, oldest first.
+
+    `streak` counts the good epochs up to now; `alarm` says that everyone must judge the next
+    epoch; `last` names the node id and epoch of the newest result, whose `previous` goes on.
+    """
 
     ppm: int
     window_ppm: tuple[int, ...] = ()
+    cusum_ppm: int = 0
+    trusted: bool = True
+    admitted: bool = False
+    streak: int = 0
+    alarm: bool = False
+    last: tuple[bytes, int] | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Keys in ascending order."""
+        return {
+            "admitted": self.admitted,
+            "alarm": self.alarm,
+            "cusum_ppm": self.cusum_ppm,
+            "last": None if self.last is None else list(self.last),
+            "ppm": self.ppm,
+            "streak": self.streak,
+            "trusted": self.trusted,
+            "window_ppm": list(self.window_ppm),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One application of the rule: the reputation after it, how many of the window's epochs
-    were abnormal, and which of `REASONS` says what happened."""
+    """One application of the rules: the reputation after it, how many of the window's epochs
+    were abnormal, which of `REASONS` says how R came about, and which of `VERDICTS` what became
+    of the node's standing."""
 
     reputation: Reputation
     abnormal: int
     reason: str
+    verdict: str = ""
 
 
-def initial_reputation(parameters: Parameters) -> Reputation:
-    return Reputation(parameters.initial_reputation_ppm)
+def initial_reputation(parameters: Parameters, *, admitted: bool = False) -> Reputation:
+    return Reputation(parameters.initial_reputation_ppm, admitted=admitted)
 
 
-def is_trusted(reputation: Reputation, parameters: Parameters) -> bool:
-    return reputation.ppm >= parameters.untrusted_below_ppm
-
-
-def updated(reputation: Reputation, credit_ppm: int, parameters: Parameters) -> Update:
+def updated(before: Reputation, credit_ppm: int, parameters: Parameters) -> Update:
     """Apply the credit C of one settled epoch.
 
     With c epochs below tau among the last W: the epoch is punished when c / W > gamma, strictly.
     """
-    window = (*reputation.window_ppm, credit_ppm)[-parameters.window_epochs :]
-    abnormal = sum(credit < parameters.abnormal_below_ppm for credit in window)
+    window = (*before.window_ppm, credit_ppm)[-parameters.window_epochs :]
+    abnormal = abnormal_in(window, parameters)
     if abnormal * ONE_PPM > parameters.tolerance_ppm * parameters.window_epochs:
-        ppm = punished_ppm(reputation.ppm, credit_ppm, abnormal, parameters)
-        reason = PUNISHED
+        ppm, reason = punished_ppm(before.ppm, credit_ppm, abnormal, parameters), PUNISHED
     else:
-        ppm = smoothed_ppm(reputation.ppm, credit_ppm, parameters)
-        reason = SMOOTHED
-    return Update(Reputation(ppm, window), abnormal, reason)
+        ppm, reason = smoothed_ppm(before.ppm, credit_ppm, parameters), SMOOTHED
+    after = replace(
+        before,
+        ppm=ppm,
+        window_ppm=window,
+        cusum_ppm=cusum_after(before.cusum_ppm, credit_ppm, parameters),
+        streak=before.streak + 1 if is_good(before, credit_ppm, parameters) else 0,
+        alarm=False,
+    )
+    after, verdict = judged(after, parameters)
+    return Update(after, abnormal, reason, verdict)
+
+
+def kept(before: Reputation, parameters: Parameters) -> Update:
+    """An epoch without quorum changes nothing, nor does it end an alarm."""
+    return Update(before, abnormal_in(before.window_ppm, parameters), KEPT)
+
+
+def alarmed(before: Reputation, parameters: Parameters) -> Update:
+    """A sample's bad credit is no judgement: by chance most of it may be liars."""
+    after = replace(before, alarm=True)
+    return Update(after, abnormal_in(before.window_ppm, parameters), ALARMED)
+
+
+def judged(after: Reputation, parameters: Parameters) -> tuple[Reputation, str]:
+    """The node's standing, given what the epoch made of its numbers."""
+    if not after.admitted:
+        if after.streak < parameters.admission_epochs:
+            return after, ""
+        return replace(after, admitted=True, trusted=True, streak=0), ADMITTED
+    if after.trusted:
+        if after.ppm < parameters.untrusted_below_ppm:
+            return replace(after, trusted=False, streak=0), LOST_REPUTATION
+        if after.cusum_ppm >= parameters.cusum_limit_ppm:
+            return replace(after, trusted=False, streak=0), LOST_CUSUM
+        return after, ""
+    if after.ppm < parameters.trusted_from_ppm or after.streak < parameters.probation_epochs:
+        return after, ""
+    # Half of the limit stays on record, so that one who starts again is out sooner.
+    cusum = min(after.cusum_ppm, parameters.cusum_limit_ppm // 2)
+    return replace(after, trusted=True, streak=0, cusum_ppm=cusum), REGAINED
+
+
+def is_good(before: Reputation, credit_ppm: int, parameters: Parameters) -> bool:
+    needed = parameters.abnormal_below_ppm if before.admitted else parameters.admission_ppm
+    return credit_ppm >= needed
+
+
+def abnormal_in(window_ppm: tuple[int, ...], parameters: Parameters) -> int:
+    """How many of the credits lie below tau."""
+    return sum(credit < parameters.abnormal_below_ppm for credit in window_ppm)
 
 
 def smoothed_ppm(old_ppm: int, credit_ppm: int, parameters: Parameters) -> int:
@@ -69,15 +154,43 @@ def punished_ppm(old_ppm: int, credit_ppm: int, abnormal: int, parameters: Param
     window, gamma = parameters.window_epochs, parameters.tolerance_ppm
     # The second denominator times gamma is whole, which keeps the sum exact until it is rounded.
     scaled = (window + 2) * gamma + abnormal * ONE_PPM
-    kept = parameters.smoothing_ppm * old_ppm * scaled
+    from_old = parameters.smoothing_ppm * old_ppm * scaled
     earned = ONE_PPM * credit_ppm * (window + 1) * gamma
-    return clamp_ppm(floor_ratio(kept + earned, ONE_PPM * scaled))
+    return clamp_ppm(floor_ratio(from_old + earned, ONE_PPM * scaled))
+
+
+def cusum_after(cusum_ppm: int, credit_ppm: int, parameters: Parameters) -> int:
+    """max(0, S + max(k - C, -d)): Page's one-sided CUSUM with clipped forgiveness."""
+    deficit = max(parameters.cusum_reference_ppm - credit_ppm, -parameters.cusum_allowance_ppm)
+    return max(0, cusum_ppm + deficit)
+
+
+def convict(view: View, node: bytes) -> None:
+    """Evidence has shown misconduct: R falls to nothing and trust with it; the way back is the
+    usual one."""
+    reputation = load_reputation(view, node)
+    if reputation is not None:
+        save_reputation(view, node, replace(reputation, ppm=0, trusted=False, streak=0))
+
+
+def reputation_from(record: Mapping[str, Any]) -> Reputation:
+    last = record["last"]
+    return Reputation(
+        record["ppm"],
+        tuple(record["window_ppm"]),
+        record["cusum_ppm"],
+        record["trusted"],
+        record["admitted"],
+        record["streak"],
+        record["alarm"],
+        None if last is None else (last[0], last[1]),
+    )
 
 
 def load_reputation(reader: Reader, node: bytes) -> Reputation | None:
     record = load(reader, reputation_key(node))
-    return None if record is None else Reputation(record["ppm"], tuple(record["window_ppm"]))
+    return None if record is None else reputation_from(record)
 
 
 def save_reputation(view: View, node: bytes, reputation: Reputation) -> None:
-    view.save(reputation_key(node), asdict(reputation))
+    view.save_ordered(reputation_key(node), reputation.to_wire())

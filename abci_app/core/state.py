@@ -1,7 +1,7 @@
 """The state as a mapping of byte keys to MessagePack records, and views that stage changes to it.
 
-A key is `store/` followed by the store's own key, for example `nodes/` and a 20-byte id. Each
-store has its own Merkle tree (`abci_app.core.apphash`).
+`planetserve.statekeys` says where what is kept. Each store has its own Merkle tree
+(`abci_app.core.apphash`).
 """
 
 from __future__ import annotations
@@ -13,20 +13,6 @@ from typing import Any, Protocol
 import msgpack
 
 from planetserve.encoding import encode
-
-STORES = (
-    "accounts",
-    "chain",
-    "commits",
-    "credentials",
-    "epochs",
-    "nodes",
-    "quotas",
-    "reputation",
-    "results",
-    "reveals",
-    "verifiers",
-)
 
 Writes = Mapping[bytes, "bytes | None"]
 """New values by key; None deletes."""
@@ -87,6 +73,11 @@ class View:
     def save(self, key: bytes, record: Any) -> None:
         self.writes[key] = encode(record)
 
+    def save_ordered(self, key: bytes, record: Any) -> None:
+        """Like `save`, for what is written by the thousand: the maps of `record` must be built
+        with their keys in ascending order, which is then not checked."""
+        self.writes[key] = msgpack.packb(record)
+
     def delete(self, key: bytes) -> None:
         self.writes[key] = None
 
@@ -110,74 +101,3 @@ def records(reader: Reader, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
 def unpack(value: bytes) -> Any:
     """Decode a record of our own, whose canonical form was settled when it was saved."""
     return msgpack.unpackb(value, raw=False)
-
-
-# Keys. Epochs are 8 bytes, big-endian, so that scans give them in order.
-
-CHAIN_KEY = b"chain/main"
-CANDIDATES_KEY = b"chain/candidates"
-
-
-def epoch_bytes(epoch: int) -> bytes:
-    return epoch.to_bytes(8, "big")
-
-
-def account_key(account: bytes) -> bytes:
-    return b"accounts/" + account
-
-
-def verifier_key(verifier: bytes) -> bytes:
-    return b"verifiers/" + verifier
-
-
-def node_key(node: bytes) -> bytes:
-    return b"nodes/" + node
-
-
-def credentials_prefix(node: bytes, role: str = "") -> bytes:
-    """All credentials of a node, or those for one role."""
-    return b"credentials/" + node + (role.encode() + b"/" if role else b"")
-
-
-def credential_key(node: bytes, role: str, endorser: bytes) -> bytes:
-    return credentials_prefix(node, role) + endorser
-
-
-def quotas_prefix(epoch: int) -> bytes:
-    return b"quotas/" + epoch_bytes(epoch)
-
-
-def quota_key(epoch: int, verifier: bytes) -> bytes:
-    return quotas_prefix(epoch) + verifier
-
-
-def reputation_key(node: bytes) -> bytes:
-    return b"reputation/" + node
-
-
-def commits_prefix(epoch: int, prober: bytes = b"") -> bytes:
-    return b"commits/" + epoch_bytes(epoch) + prober
-
-
-def commit_key(epoch: int, prober: bytes, commitment: bytes) -> bytes:
-    return commits_prefix(epoch, prober) + commitment
-
-
-def reveals_prefix(epoch: int, node: bytes = b"") -> bytes:
-    return b"reveals/" + epoch_bytes(epoch) + node
-
-
-def reveal_key(epoch: int, node: bytes, prober: bytes) -> bytes:
-    return reveals_prefix(epoch, node) + prober
-
-
-def epoch_key(epoch: int) -> bytes:
-    return b"epochs/" + epoch_bytes(epoch)
-
-
-def result_key(node: bytes, epoch: int) -> bytes:
-    return b"results/" + node + epoch_bytes(epoch)
-
-
-def results_prefix(node: bytes) -> bytes:
-    return b"results/" + node

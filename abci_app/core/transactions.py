@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from abci_app.core import credentials, epochs, nodes
+from abci_app.core import credentials, epochs, evidence, governance, models, nodes, rotation
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
 from abci_app.core.parameters import Chain
-from abci_app.core.state import Reader, View, account_key, load
+from abci_app.core.state import Reader, View, load
 from planetserve.encoding import EncodingError
 from planetserve.keys import NodeId, node_id
+from planetserve.statekeys import account_key
 from planetserve.transactions import (
     COMMIT,
     ENDORSE,
+    EVIDENCE,
     MAX_TRANSACTION_BYTES,
+    MODEL,
+    PROPOSE,
     REGISTER,
+    RETIRE,
     REVEAL,
     REVOKE,
+    ROTATE,
+    UPDATE,
+    VOTE,
     Transaction,
     decode_transaction,
 )
@@ -28,10 +36,17 @@ Rule = Callable[[View, Context, Mapping[str, Any]], None]
 
 RULES: Mapping[str, Rule] = {
     REGISTER: nodes.register,
+    UPDATE: nodes.update,
+    RETIRE: nodes.retire,
+    ROTATE: rotation.rotate,
     ENDORSE: credentials.endorse,
     REVOKE: credentials.revoke,
+    MODEL: models.register_model,
     COMMIT: epochs.commit,
     REVEAL: epochs.reveal,
+    EVIDENCE: evidence.submit,
+    PROPOSE: governance.propose,
+    VOTE: governance.vote,
 }
 
 

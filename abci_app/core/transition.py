@@ -1,19 +1,40 @@
 """The state transition: a block applied to a state.
 
 Pure: the same state and block give the same results and writes on every validator. There is no
-clock, randomness, I/O or float below this function.
+clock, randomness, I/O or float below this function. In the order of a block:
+
+    1. an upgrade of the rules that is due at this height
+    2. what ends at this height: credentials, and the patience with candidates
+    3. the transactions
+    4. the count of votes
+    5. the public records of the nodes that 3 and 4 have changed
+    6. in an epoch's last block: settlement, rotations, the next epoch with its parameters
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+from abci_app.core import events
 from abci_app.core.codes import Code, Rejected
-from abci_app.core.parameters import Chain, load_chain
-from abci_app.core.settlement import Result, is_settled_by, settle
-from abci_app.core.state import Reader, View
-from abci_app.core.transactions import execute, read_transaction, sender_of
+from abci_app.core.events import Event
+from abci_app.core.governance import tally
+from abci_app.core.parameters import (
+    Chain,
+    Epoch,
+    load_chain,
+    parameters_of_next_epoch,
+    save_chain,
+)
+from abci_app.core.rotation import apply_rotations
+from abci_app.core.routes import pass_expiries, refresh_route, refresh_touched
+from abci_app.core.settlement import CLEARED, Settlement, is_settled_by, settle
+from abci_app.core.state import Reader, View, unpack
+from abci_app.core.transactions import execute, read_transaction
+from abci_app.core.upgrades import UPGRADES, Upgrade, run_upgrade
+from abci_app.core.verifiers import all_verifiers, verifier_from
+from planetserve.assignment import next_seed, sample_ppm
 from planetserve.transactions import Transaction
 
 ReadTransaction = Callable[[bytes, str], Transaction]
@@ -26,14 +47,6 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What explorers index: a type and attributes in a fixed order."""
-
-    kind: str
-    attributes: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class TransactionResult:
     code: Code
     log: str = ""
@@ -42,27 +55,62 @@ class TransactionResult:
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """Results in the order of the block's transactions, and the state's changes."""
+    """Results in the order of the block's transactions, and the state's changes.
+
+    `cleared` names stores that the block has emptied. `validator_updates` are consensus keys with
+    their new power, 0 for one that leaves; CometBFT follows them two blocks later.
+    """
 
     results: tuple[TransactionResult, ...]
     events: tuple[Event, ...]
-    settled: tuple[Result, ...]
+    settlement: Settlement | None
     writes: Mapping[bytes, bytes | None]
+    cleared: tuple[str, ...] = ()
+    validator_updates: tuple[tuple[bytes, int], ...] = ()
 
 
 def transition(
-    state: Reader, block: Block, read: ReadTransaction = read_transaction
+    state: Reader,
+    block: Block,
+    read: ReadTransaction = read_transaction,
+    upgrades: Mapping[int, Upgrade] = UPGRADES,
 ) -> BlockResult:
     """Apply `block` to `state`. `read` decodes and authenticates a transaction; a caller that
-    has done so before may pass a function that remembers."""
+    has done so before may pass a function that remembers. Raises `UpgradeNeeded` when rules that
+    `upgrades` lacks take over at this height."""
     view = View(state)
+    height = block.height
+    happened: list[Event] = []
+    upgraded = run_upgrade(view, height, upgrades)
+    if upgraded is not None:
+        happened.append(events.upgrade(upgraded))
     chain = load_chain(view)
-    results = tuple(apply(view, chain, block.height, raw, read) for raw in block.transactions)
-    settled: Sequence[Result] = ()
-    if is_settled_by(block.height, chain.parameters):
-        settled = settle(view, block.height, chain.parameters)
-    events = tuple(_settlement_event(result) for result in settled)
-    return BlockResult(results, events, tuple(settled), view.writes)
+    for node in pass_expiries(view, height, chain.parameters):
+        happened.append(events.expiry(node))
+    before = set(view.writes)
+    results = tuple(apply(view, chain, height, raw, read) for raw in block.transactions)
+    happened += [events.outcome(item) for item in tally(view, height, chain.parameters)]
+    refresh_touched(view, set(view.writes) - before, height)
+    settlement = None
+    if is_settled_by(height, chain):
+        settlement = settle(view, height, chain)
+        happened += events.settlement(settlement)
+        for old, new in apply_rotations(view):
+            refresh_route(view, new, height)
+            happened.append(events.rotation(old, new))
+        changed = _begin_epoch(view, height + 1, chain, settlement)
+        if changed:
+            happened.append(events.parameters(changed))
+    updates = validator_updates(state, view)
+    happened += [events.power(key, power) for key, power in updates]
+    return BlockResult(
+        results,
+        tuple(happened),
+        settlement,
+        view.writes,
+        CLEARED if settlement is not None else (),
+        updates,
+    )
 
 
 def apply(
@@ -76,25 +124,38 @@ def apply(
     except Rejected as rejection:
         return TransactionResult(rejection.code, rejection.log)
     view.apply(staged.writes)
-    return TransactionResult(Code.OK, events=(_transaction_event(transaction),))
+    return TransactionResult(Code.OK, events=(events.transaction(transaction),))
 
 
-def _transaction_event(transaction: Transaction) -> Event:
-    attributes = [("kind", transaction.kind), ("sender", sender_of(transaction).hex())]
-    if "node" in transaction.data:
-        attributes.append(("node", transaction.data["node"].hex()))
-    if "epoch" in transaction.data:
-        attributes.append(("epoch", str(transaction.data["epoch"])))
-    return Event("ledger", tuple(attributes))
-
-
-def _settlement_event(result: Result) -> Event:
-    return Event(
-        "settlement",
-        (
-            ("node", result.node.hex()),
-            ("epoch", str(result.epoch)),
-            ("reputation_ppm", str(result.after_ppm)),
-            ("status", result.status),
-        ),
+def _begin_epoch(view: View, start: int, chain: Chain, settlement: Settlement) -> dict[str, int]:
+    """Start the epoch at height `start`; returns the parameters that change with it."""
+    parameters = parameters_of_next_epoch(view, chain.parameters)
+    epoch = Epoch(
+        number=chain.epoch.number + 1,
+        start=start,
+        seed=next_seed(chain.epoch.seed, settlement.outputs),
+        sample_ppm=sample_ppm(parameters.probers_per_node, len(all_verifiers(view))),
     )
+    save_chain(view, replace(chain, parameters=parameters, epoch=epoch))
+    former = chain.parameters.to_wire()
+    return {name: v for name, v in parameters.to_wire().items() if former[name] != v}
+
+
+def validator_updates(before: Reader, view: View) -> tuple[tuple[bytes, int], ...]:
+    """How the verifiers' powers differ from the state before, in ascending order of keys."""
+    powers: dict[bytes, int] = {}
+    former: dict[bytes, int] = {}
+    for key, value in view.writes.items():
+        if not key.startswith(b"verifiers/"):
+            continue
+        old = before.get(key)
+        if old is not None:
+            verifier = verifier_from(unpack(old))
+            former[verifier.consensus_key] = verifier.power
+        if value is not None:
+            verifier = verifier_from(unpack(value))
+            powers[verifier.consensus_key] = verifier.power
+    # A rotation moves a validator to another record and leaves its power as it was.
+    changes = {key: 0 for key in former.keys() - powers.keys()}
+    changes |= {key: power for key, power in powers.items() if former.get(key) != power}
+    return tuple(sorted(changes.items()))

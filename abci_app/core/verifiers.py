@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from abci_app.core.codes import Code, Rejected
-from abci_app.core.state import Reader, View, load, records, verifier_key
+from abci_app.core.fixedpoint import ONE_PPM
+from abci_app.core.state import Reader, View, load, records
 from planetserve.keys import NodeId, node_id
+from planetserve.statekeys import verifier_key
+
+NEVER_BENCHED = -1
+MAX_TOTAL_POWER = ((1 << 63) - 1) // 8
+"""CometBFT's own limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
     """`key` is the prober's Ed25519 key and the verifier's identity; `consensus_key` is the
-    Ed25519 key that signs blocks; `power` weighs votes and scores."""
+    Ed25519 key that signs blocks; `power` weighs votes and scores. `trust_ppm` falls with faults
+    of its prober; in epoch `benched` it may not commit. `former` are its ids before rotations."""
 
     key: bytes
     name: str
     consensus_key: bytes
     power: int
+    trust_ppm: int = ONE_PPM
+    benched: int = NEVER_BENCHED
+    former: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> NodeId:
         return node_id(self.key)
 
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "benched": self.benched,
+            "consensus_key": self.consensus_key,
+            "former": list(self.former),
+            "key": self.key,
+            "name": self.name,
+            "power": self.power,
+            "trust_ppm": self.trust_ppm,
+        }
+
+
+def verifier_from(record: Mapping[str, Any]) -> Verifier:
+    return Verifier(**{**record, "former": tuple(record["former"])})
+
 
 def load_verifier(reader: Reader, identifier: bytes) -> Verifier | None:
     record = load(reader, verifier_key(identifier))
-    return None if record is None else Verifier(**record)
+    return None if record is None else verifier_from(record)
 
 
 def save_verifier(view: View, verifier: Verifier) -> None:
-    view.save(verifier_key(verifier.id), asdict(verifier))
+    view.save(verifier_key(verifier.id), verifier.to_wire())
+
+
+def delete_verifier(view: View, identifier: bytes) -> None:
+    view.delete(verifier_key(identifier))
 
 
 def all_verifiers(reader: Reader) -> list[Verifier]:
     """In ascending order of their ids."""
-    return [Verifier(**record) for _, record in records(reader, b"verifiers/")]
+    return [verifier_from(record) for _, record in records(reader, b"verifiers/")]
 
 
 def require_verifier(reader: Reader, identifier: bytes) -> Verifier:

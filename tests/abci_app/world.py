@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from abci_app.core.context import window_of
+from functools import lru_cache
+
+from abci_app.core.context import Window, window_of
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import load_chain
+from abci_app.core.parameters import Chain, load_chain
 from abci_app.core.state import MapReader
 from abci_app.core.transactions import next_nonce
 from abci_app.core.transition import Block, BlockResult, transition
-from planetserve import transactions
+from planetserve import transactions, vrf
+from planetserve.assignment import ticket_input
 from planetserve.keys import Identity, identity_from
 
 CHAIN_ID = "test-chain"
@@ -25,6 +28,8 @@ def participant(number: int) -> Identity:
 
 VERIFIERS = tuple(participant(number) for number in range(1, 5))
 MODEL = participant(50)
+FOUNDER = participant(51)
+"""A model node that genesis vouches for."""
 RELAY = participant(60)
 
 
@@ -40,7 +45,22 @@ def app_state(params: Mapping[str, int] | None = None, powers: tuple[int, ...] =
         }
         for index, identity in enumerate(VERIFIERS)
     ]
-    return json.dumps({"params": dict(params or {}), "verifiers": entries}).encode()
+    model = {
+        "name": "tiny",
+        "weights_digest": "07" * 32,
+        "quantization": "F16",
+        "context_tokens": 2048,
+        "deterministic": True,
+    }
+    founders = [{"key": FOUNDER.public_key.hex(), "role": "model", "expires": FAR}]
+    return json.dumps(
+        {
+            "params": dict(params or {}),
+            "verifiers": entries,
+            "models": [model],
+            "credentials": founders,
+        }
+    ).encode()
 
 
 def registration(identity: Identity, name: str = "node", role: str = "relay") -> dict[str, Any]:
@@ -54,9 +74,24 @@ def registration(identity: Identity, name: str = "node", role: str = "relay") ->
     )
 
 
-def score_data(epoch: int, node: bytes, score_ppm: int, salt: bytes = bytes(32)) -> dict[str, Any]:
+prove = lru_cache(maxsize=4096)(vrf.prove)
+
+
+def score_data(
+    epoch: int,
+    node: bytes,
+    score_ppm: int,
+    salt: bytes = bytes(32),
+    proof: bytes = bytes(vrf.PROOF_BYTES),
+) -> dict[str, Any]:
     return transactions.reveal(
-        epoch=epoch, node=node, score_ppm=score_ppm, samples=3, digest=bytes(32), salt=salt
+        epoch=epoch,
+        node=node,
+        score_ppm=score_ppm,
+        samples=3,
+        digest=bytes(32),
+        salt=salt,
+        proof=proof,
     )
 
 
@@ -98,6 +133,20 @@ class World:
         self._queued.clear()
         return result
 
+    @property
+    def chain(self) -> Chain:
+        return load_chain(self.state)
+
+    @property
+    def window(self) -> Window:
+        """Of the running epoch."""
+        return window_of(self.chain.epoch, self.chain.parameters)
+
+    def proof(self, identity: Identity) -> bytes:
+        """The VRF proof of a prober for the running epoch."""
+        epoch = self.chain.epoch
+        return prove(identity.seed, ticket_input(CHAIN_ID, epoch.number, epoch.seed))
+
     def advance_to(self, height: int) -> None:
         """Apply empty blocks until the next block is `height`."""
         while self.height + 1 < height:
@@ -114,19 +163,40 @@ class World:
         self.send(VERIFIERS[0], transactions.ENDORSE, data)
         assert [int(result.code) for result in self.block().results] == [0, 0]
 
-    def score(self, epoch: int, node: bytes, scores_ppm: Mapping[int, int]) -> None:
-        """Commit, reveal and settle an epoch: `scores_ppm` by the verifier's index."""
-        window = window_of(epoch, load_chain(self.state).parameters)
-        self.advance_to(window.start)
-        for index, score_ppm in scores_ppm.items():
-            data = score_data(epoch, node, score_ppm)
-            commitment = transactions.score_commitment(CHAIN_ID, VERIFIERS[index].public_key, data)
-            commit = transactions.commit(epoch=epoch, commitment=commitment)
-            self.send(VERIFIERS[index], transactions.COMMIT, commit)
-        assert all(int(result.code) == 0 for result in self.block().results)
-        self.advance_to(window.commit_end)
-        for index, score_ppm in scores_ppm.items():
-            data = score_data(epoch, node, score_ppm)
-            self.send(VERIFIERS[index], transactions.REVEAL, data)
-        assert all(int(result.code) == 0 for result in self.block().results)
-        self.advance_to(window.end)
+    def commit(self, identity: Identity, node: bytes, score_ppm: int) -> None:
+        """Queue the commitment of one score."""
+        data = score_data(self.chain.epoch.number, node, score_ppm)
+        commitment = transactions.score_commitment(CHAIN_ID, identity.public_key, data)
+        self.send(
+            identity,
+            transactions.COMMIT,
+            transactions.commit(epoch=self.chain.epoch.number, node=node, commitment=commitment),
+        )
+
+    def reveal(self, identity: Identity, node: bytes, score_ppm: int) -> None:
+        """Queue the reveal of one score."""
+        epoch = self.chain.epoch.number
+        data = score_data(epoch, node, score_ppm, proof=self.proof(identity))
+        self.send(identity, transactions.REVEAL, data)
+
+    def score(self, node: bytes, scores_ppm: Mapping[int, int]) -> None:
+        """Commit, reveal and settle the running epoch: `scores_ppm` by the verifier's index."""
+        self.score_all({node: scores_ppm})
+
+    def score_all(
+        self, scores_ppm: Mapping[bytes, Mapping[int, int]], withheld: frozenset[int] = frozenset()
+    ) -> BlockResult:
+        """The same for several nodes; verifiers in `withheld` open nothing. Returns the block
+        that settles."""
+        for node, scores in scores_ppm.items():
+            for index, score_ppm in scores.items():
+                self.commit(VERIFIERS[index], node, score_ppm)
+        assert {int(result.code) for result in self.block().results} <= {0}
+        self.advance_to(self.window.commit_end)
+        for node, scores in scores_ppm.items():
+            for index, score_ppm in scores.items():
+                if index not in withheld:
+                    self.reveal(VERIFIERS[index], node, score_ppm)
+        assert {int(result.code) for result in self.block().results} <= {0}
+        self.advance_to(self.window.end - 1)
+        return self.block()

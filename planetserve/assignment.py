@@ -1,0 +1,74 @@
+"""Which probers judge which nodes in an epoch, privately and beyond anyone's choice.
+
+A prober's ticket is its VRF output (RFC 9381) for the epoch's seed: one for all nodes. Nobody
+else can compute it until the prober reveals its proof, and the prober itself cannot choose it.
+Hashed with a node's id, the ticket says whether the prober is assigned that node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from planetserve.encoding import encode
+
+ONE_PPM = 1_000_000
+DRAW_BITS = 64
+
+
+def first_seed(chain_id: str) -> bytes:
+    """The seed of epoch 0, 32 bytes."""
+    return hashlib.sha256(b"planetserve/seed/v1\0" + encode({"chain_id": chain_id})).digest()
+
+
+def next_seed(seed: bytes, outputs: Mapping[bytes, bytes]) -> bytes:
+    """The seed of the epoch after one with `seed`, from the VRF outputs revealed in it by prober.
+
+    Each output is the only one that its key can prove for `seed`. So a prober can but leave its
+    own out, and one that committed and did not reveal sits out the next epoch: what it withheld
+    cannot win itself an assignment.
+    """
+    return hashlib.sha256(
+        b"planetserve/seed/v1\0"
+        + encode({"outputs": [outputs[prober] for prober in sorted(outputs)], "seed": seed})
+    ).digest()
+
+
+def ticket_input(chain_id: str, epoch: int, seed: bytes) -> bytes:
+    """What a prober proves its VRF output for."""
+    return b"planetserve/ticket/v1\0" + encode({"chain_id": chain_id, "epoch": epoch, "seed": seed})
+
+
+def is_assigned(output: bytes, node: bytes, chance_ppm: int) -> bool:
+    """Whether the ticket with the VRF `output` (64 bytes) assigns `node`, which happens to
+    `chance_ppm` of all tickets."""
+    if chance_ppm >= ONE_PPM:
+        return True
+    digest = hashlib.sha256(b"planetserve/draw/v1\0" + output + node).digest()
+    draw = int.from_bytes(digest[: DRAW_BITS // 8], "big")
+    return draw * ONE_PPM < chance_ppm << DRAW_BITS
+
+
+def sample_ppm(probers_per_node: int, verifiers: int) -> int:
+    """The chance with which about `probers_per_node` of `verifiers` are drawn; all of them when
+    there are no more."""
+    if verifiers <= probers_per_node:
+        return ONE_PPM
+    return probers_per_node * ONE_PPM // verifiers
+
+
+def chance_ppm(reputation: Mapping[str, object], full_below_ppm: int, sampled_ppm: int) -> int:
+    """A node's chance of being assigned to any one prober, from its `reputation/` record.
+
+    Everyone judges a node that is not admitted, not trusted, of low reputation, or for which a
+    sample has raised the alarm: what is at stake then must not hang on who was drawn.
+    """
+    ppm = reputation["ppm"]
+    assert isinstance(ppm, int)
+    sampled = (
+        reputation["admitted"]
+        and reputation["trusted"]
+        and not reputation["alarm"]
+        and ppm >= full_below_ppm
+    )
+    return sampled_ppm if sampled else ONE_PPM
