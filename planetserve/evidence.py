@@ -47,6 +47,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from planetserve.chat import is_unicode
 from planetserve.errors import RemoteProtocolError
 from planetserve.messages import (
     FINISH_REASONS,
@@ -180,9 +181,10 @@ def read_request(body: bytes) -> Asked:
         )
     except ValueError:
         raise NotEvidence("the request cannot be read in one way only") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
+    model = fields.get("model") if isinstance(fields, dict) else None
+    if not isinstance(model, str) or not is_unicode(model):
         raise NotEvidence("the request names no model")
-    return Asked(fields["model"], _max_tokens(fields), _is_zero(fields.get("temperature")))
+    return Asked(model, _max_tokens(fields), _is_zero(fields.get("temperature")))
 
 
 def _judge_conflict(

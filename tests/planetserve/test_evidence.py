@@ -212,6 +212,7 @@ def test_requests_that_are_too_large_are_not_judged() -> None:
         b'{"model":"m","temperature":NaN}',
         b'{"model":"m"',
         b'{"model":"m\xff"}',
+        b'{"model":"\\ud800"}',
         b"[]",
         b"7",
         b"",
