@@ -14,7 +14,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,26 @@ class VerifierEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that nodes may serve from the start; see `abci_app.core.models.Model`."""
+
+    name: str
+    weights_digest: bytes
+    quantization: str
+    context_tokens: int
+    deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FounderEntry:
+    """A key that genesis admits to a role until a height, before it has registered."""
+
+    key: bytes
+    role: str
+    expires: int = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What `ps-node` reads from a home."""
 
@@ -60,6 +80,8 @@ def make_genesis(
     genesis_time: str,
     verifiers: Sequence[VerifierEntry],
     params: Mapping[str, int] | None = None,
+    models: Sequence[ModelEntry] = (),
+    founders: Sequence[FounderEntry] = (),
 ) -> str:
     """The genesis document as JSON. `genesis_time` is RFC 3339 in UTC; `params` name what
     differs from `abci_app.core.parameters.Parameters`. Raises `ConfigurationError`."""
@@ -78,6 +100,10 @@ def make_genesis(
             }
             for verifier in verifiers
         ],
+        "models": [
+            {**asdict(model), "weights_digest": model.weights_digest.hex()} for model in models
+        ],
+        "credentials": [{**asdict(founder), "key": founder.key.hex()} for founder in founders],
     }
     try:
         genesis(chain_id, json.dumps(app_state).encode())

@@ -6,15 +6,27 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from abci_app.home import VerifierEntry, make_genesis, node_id_of, public_key_of, write_home
-from localnet.plan import VALIDATOR, Layout, Plan, ProcessPlan
+from abci_app.home import (
+    FounderEntry,
+    ModelEntry,
+    VerifierEntry,
+    make_genesis,
+    node_id_of,
+    public_key_of,
+    write_home,
+)
+from localnet.plan import MODEL, RELAY, VALIDATOR, Layout, Plan, ProcessPlan
+from modelnode.engines.default_model import default_model_path
 from planetserve.errors import ConfigurationError, UsageError
 from planetserve.keys import Identity, identity_from, write_identity
 
 TOPOLOGY_COPY = "topology.json"
+MODEL_CONTEXT_TOKENS = 2048
+"""What `ps-model` gives its engine by default."""
 MARKER = "made-by-ps-localnet"
 """A file that says that what is in the folder may be made anew."""
 
@@ -44,11 +56,14 @@ def prepare(plan: Plan, *, keep: bool) -> None:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
     plan.layout.keys.chmod(0o700)
-    genesis = _write_validators(plan)
+    founders = []
     for process in plan.processes:
-        key = plan.layout.key(process.name)
-        if process.role != VALIDATOR and not key.exists():
-            write_identity(key, _new_identity())
+        if process.role in (RELAY, MODEL):
+            identity = _new_identity()
+            write_identity(plan.layout.key(process.name), identity)
+            if process.role == MODEL:
+                founders.append(FounderEntry(identity.public_key, MODEL))
+    genesis = _write_validators(plan, founders)
     genesis_hash = hashlib.sha256(genesis.encode()).hexdigest()
     plan.layout.network_file.write_text(plan.network(genesis_hash).to_toml())
     # Last, so that a run that was cut off here leaves nothing to keep.
@@ -67,8 +82,9 @@ def _refuse_foreign(layout: Layout) -> None:
         )
 
 
-def _write_validators(plan: Plan) -> str:
-    """Write each validator's home and prober key; returns the genesis."""
+def _write_validators(plan: Plan, founders: Sequence[FounderEntry]) -> str:
+    """Write each validator's home and prober key; returns the genesis, which admits the model
+    nodes of the topology and so lets the network answer before its first probes are settled."""
     validators = plan.of_role(VALIDATOR)
     consensus = {node.name: os.urandom(32) for node in validators}
     peer_keys = {node.name: os.urandom(32) for node in validators}
@@ -89,7 +105,14 @@ def _write_validators(plan: Plan) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     topology = plan.topology
     try:
-        genesis = make_genesis(topology.chain_id, now, entries, topology.parameters)
+        genesis = make_genesis(
+            topology.chain_id,
+            now,
+            entries,
+            topology.parameters,
+            models=[default_model(topology.model)],
+            founders=founders,
+        )
     except ConfigurationError as error:
         raise ConfigurationError(f"the topology's parameters: {error}") from error
     peers = {node.name: _peer(node, peer_keys[node.name]) for node in validators}
@@ -106,6 +129,16 @@ def _write_validators(plan: Plan) -> str:
             block_interval_s=topology.block_interval_ms / 1000,
         )
     return genesis
+
+
+def default_model(name: str) -> ModelEntry:
+    """The model that the network's nodes serve, under the name of the topology."""
+    path = default_model_path()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    # GGUF files name their quantization last, as in NAME.Q4_1.gguf.
+    quantization = path.stem.rpartition(".")[2]
+    return ModelEntry(name, digest, quantization, MODEL_CONTEXT_TOKENS)
 
 
 def _peer(node: ProcessPlan, seed: bytes) -> str:

@@ -72,6 +72,7 @@ def run(
         epochs=epochs,
         endorse_open=endorse == "open",
         transcripts=transcripts or key.with_suffix(".transcripts.jsonl"),
+        pending=key.with_suffix(".pending.json"),
     )
     identity = read_identity(key)
     with locked_key(key), _shown(plain, as_json) as observe:

@@ -14,17 +14,24 @@ ENDORSABLE_ROLES = ("model", "relay", "user")
 STEP_IN_AFTER_S = 6.0
 
 
+def waits(node: NodeRecord, height: int) -> bool:
+    """Whether a node needs a credential at `height`. A model node may be a candidate with one,
+    until its probes have passed."""
+    return node.status == CANDIDATE and not node.admitted(height)
+
+
 def due_endorsements(
     nodes: Iterable[NodeRecord],
     verifiers: Sequence[bytes],
     own: bytes,
     first_seen_s: Mapping[bytes, float],
     now_s: float,
+    height: int,
 ) -> list[tuple[NodeRecord, str]]:
     """Candidates to endorse now, with the role; `verifiers` are their ids in the ledger's order."""
     due = []
     for node in nodes:
-        if node.status != CANDIDATE:
+        if not waits(node, height):
             continue
         mine = verifiers[int.from_bytes(node.id[:8], "big") % len(verifiers)] == own
         if mine or now_s - first_seen_s.get(node.id, now_s) >= STEP_IN_AFTER_S:

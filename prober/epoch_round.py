@@ -5,7 +5,8 @@
 
 A probe begins at the block that its offset names, so that probes are spread over the window; a
 commit is sent in the commit window, a reveal in the reveal window, and what missed its window is
-not sent at all.
+not sent at all. A reveal that fails is tried again while its window is open: the ledger counts a
+commitment that stays closed against its prober.
 """
 
 from __future__ import annotations
@@ -115,6 +116,16 @@ def begin(clock: Clock, nodes: Collection[bytes], fractions: Mapping[bytes, floa
     )
 
 
+def resume(clock: Clock, scores: Collection[Score]) -> EpochRound:
+    """A round that a former process had begun: what it committed to is still to be revealed."""
+    return EpochRound(
+        clock.epoch,
+        MappingProxyType({}),
+        MappingProxyType({score.node: COMMITTED for score in scores}),
+        MappingProxyType({score.node: score for score in scores}),
+    )
+
+
 def next_steps(current: EpochRound, clock: Clock) -> tuple[EpochRound, list[Step]]:
     """What to start now, and the round with those stages entered."""
     steps: list[Step] = []
@@ -128,6 +139,8 @@ def next_steps(current: EpochRound, clock: Clock) -> tuple[EpochRound, list[Step
         elif stage == COMMITTED and clock.may_reveal:
             current = current.at(node, REVEALING)
             steps.append(Reveal(current.scores[node]))
-        elif stage in (WAITING, SCORED) and not clock.may_commit:
+        elif (stage in (WAITING, SCORED) and not clock.may_commit) or (
+            stage == COMMITTED and clock.height + 1 >= clock.reveal_end
+        ):
             current = current.at(node, ABSTAINED)
     return current, steps

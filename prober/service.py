@@ -11,17 +11,21 @@ from typing import Any
 
 from prometheus_client import Counter
 
+from planetserve import vrf
+from planetserve.assignment import chance_ppm, is_assigned, ticket_input
 from planetserve.errors import (
     ConfigurationError,
     NetworkNotFound,
+    ProofRefused,
     RemoteProtocolError,
     TransactionRejected,
 )
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
-from planetserve.records import CANDIDATE, RETIRED, REVOKED, NodeRecord, RouteSet, chain_status
+from planetserve.records import ChainStatus, NodeRecord, RouteSet
 from planetserve.rpc import RpcError
+from planetserve.statekeys import reputation_key
 from planetserve.transactions import (
     COMMIT,
     ENDORSE,
@@ -31,8 +35,8 @@ from planetserve.transactions import (
     reveal,
     score_commitment,
 )
-from prober import epoch_round
-from prober.endorsing import due_endorsements
+from prober import epoch_round, pending
+from prober.endorsing import due_endorsements, waits
 from prober.epoch_round import Clock, Commit, EpochRound, Probe, Score, Step
 from prober.judge import Judge, NoVerdict
 from prober.transcripts import keep
@@ -65,12 +69,14 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class ProberSettings:
     """`samples` challenges a node and epoch; `epochs` ends the prober after so many, None never;
-    `endorse_open` admits every node that registers, as far as the ledger's caps go."""
+    `endorse_open` admits every node that registers, as far as the ledger's caps go; `pending`
+    is the file of scores that are committed and not yet revealed."""
 
     samples: int
     epochs: int | None
     endorse_open: bool
     transcripts: Path
+    pending: Path
 
 
 class Prober:
@@ -92,6 +98,8 @@ class Prober:
         self._round: EpochRound | None = None
         self._routes: RouteSet | None = None
         self._verifiers: list[bytes] = []
+        self._proof = bytes(vrf.PROOF_BYTES)
+        self._kept = pending.load(settings.pending)
         self._first_seen_s: dict[bytes, float] = {}
         self._endorsing: set[bytes] = set()
         self._one_probe = asyncio.Semaphore(1)
@@ -112,7 +120,7 @@ class Prober:
                 try:
                     await self._turn()
                     self.chain_seen = True
-                except (NetworkNotFound, RpcError, RemoteProtocolError) as error:
+                except (NetworkNotFound, RpcError, RemoteProtocolError, ProofRefused) as error:
                     self.chain_seen = False
                     log.warning("ledger_unreachable", reason=str(error))
                 await asyncio.sleep(POLL_S)
@@ -122,16 +130,17 @@ class Prober:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _turn(self) -> None:
-        status = chain_status(await self._ledger.status())
+        status = await self._ledger.status()
+        # The state that can be proven is one block behind the chain.
         clock = Clock(
-            status.height,
+            status.height + 1,
             status.epoch,
             status.epoch_start,
             status.commit_end,
             status.reveal_end,
             status.epoch_end,
         )
-        self._verifiers = list(status.verifiers)
+        self._verifiers = [verifier.id for verifier in status.verifiers]
         if self._identity.id not in self._verifiers:
             raise ConfigurationError(
                 f"{self._identity.id.hex()} is no verifier's prober key on this ledger; "
@@ -142,24 +151,50 @@ class Prober:
             self._endorse()
         if self._round is None or self._round.epoch != clock.epoch:
             self._settled(clock)
-            self._begin(clock)
+            await self._begin(clock, status)
         if self._round is not None:
             self._round, steps = epoch_round.next_steps(self._round, clock)
             for step in steps:
                 self._spawn(self._carry_out(step, self._round.epoch))
 
-    def _begin(self, clock: Clock) -> None:
-        if self.judge is None or not clock.may_begin or self._routes is None:
-            self._round = None
+    async def _begin(self, clock: Clock, status: ChainStatus) -> None:
+        self._proof = vrf.prove(
+            self._identity.seed, ticket_input(status.chain_id, status.epoch, status.seed)
+        )
+        epoch, scores = self._kept
+        if epoch == clock.epoch and scores and self._round is None:
+            self._round = epoch_round.resume(clock, scores)
             return
-        nodes = [
-            node.id
-            for node in self._routes.nodes
-            if "model" in node.roles and node.status not in (REVOKED, RETIRED, CANDIDATE)
-        ]
+        self._round = None
+        benched = any(
+            verifier.id == self._identity.id and verifier.benched == clock.epoch
+            for verifier in status.verifiers
+        )
+        if self.judge is None or not clock.may_begin or self._routes is None or benched:
+            return
+        nodes = await self._assigned(status)
         self._rng.shuffle(nodes)
         fractions: dict[bytes, float] = {node: self._rng.random() for node in nodes}
+        self._kept = (clock.epoch, [])
         self._round = epoch_round.begin(clock, nodes, fractions)
+
+    async def _assigned(self, status: ChainStatus) -> list[bytes]:
+        """The model nodes that this prober's ticket assigns it in the running epoch."""
+        assert self._routes is not None
+        output = vrf.output(self._proof)
+        full_below_ppm = status.parameters["full_below_ppm"]
+        store = (await self._ledger.read(stores=("reputation",))).stores["reputation"]
+        nodes = []
+        for node in self._routes.nodes:
+            reputation = store.get(reputation_key(node.id))
+            if reputation is None or "model" not in node.roles:
+                continue
+            if not node.admitted(status.height):
+                continue
+            chance = chance_ppm(reputation, full_below_ppm, status.sample_ppm)
+            if is_assigned(output, node.id, chance):
+                nodes.append(bytes(node.id))
+        return nodes
 
     def _settled(self, clock: Clock) -> None:
         """Report what the epoch that just ended did to each node's reputation."""
@@ -187,7 +222,12 @@ class Prober:
         except NoVerdict as error:
             self._enter(identifier, epoch_round.ABSTAINED, epoch)
             self._tell("abstain", node, epoch, reason=str(error))
-        except (TransactionRejected, NetworkNotFound, RpcError, RemoteProtocolError) as error:
+        except (ProofRefused, NetworkNotFound, RpcError, RemoteProtocolError) as error:
+            # The ledger may have taken it or not: a commitment must be opened if it did.
+            stage = epoch_round.ABSTAINED if isinstance(step, Probe) else epoch_round.COMMITTED
+            self._enter(identifier, stage, epoch)
+            self._tell("refused", node, epoch, reason=str(error))
+        except TransactionRejected as error:
             self._enter(identifier, epoch_round.ABSTAINED, epoch)
             self._tell("refused", node, epoch, reason=str(error))
 
@@ -209,16 +249,21 @@ class Prober:
         )
 
     async def _send_commit(self, node: NodeRecord, score: Score, epoch: int) -> None:
+        # On disk first: what is committed must be opened, also after a restart.
+        self._kept = (epoch, [*(self._kept[1] if self._kept[0] == epoch else []), score])
+        await asyncio.to_thread(pending.save, self._settings.pending, *self._kept)
         commitment = score_commitment(
-            self._ledger.network.chain_id, self._identity.public_key, _reveal_data(score, epoch)
+            self._ledger.network.chain_id,
+            self._identity.public_key,
+            self._reveal_data(score, epoch),
         )
-        data = commit(epoch=epoch, commitment=commitment)
+        data = commit(epoch=epoch, node=score.node, commitment=commitment)
         await self._ledger.send(self._identity, COMMIT, data)
         self._enter(score.node, epoch_round.COMMITTED, epoch)
         self._tell("commit", node, epoch)
 
     async def _send_reveal(self, node: NodeRecord, score: Score, epoch: int) -> None:
-        await self._ledger.send(self._identity, REVEAL, _reveal_data(score, epoch))
+        await self._ledger.send(self._identity, REVEAL, self._reveal_data(score, epoch))
         self._enter(score.node, epoch_round.DONE, epoch)
         self._tell("reveal", node, epoch, credit_ppm=score.score_ppm)
 
@@ -226,12 +271,17 @@ class Prober:
         assert self._routes is not None
         now_s = asyncio.get_running_loop().time()
         for node in self._routes.nodes:
-            if node.status == CANDIDATE:
+            if waits(node, self._routes.height):
                 self._first_seen_s.setdefault(node.id, now_s)
             else:
                 self._first_seen_s.pop(node.id, None)
         due = due_endorsements(
-            self._routes.nodes, self._verifiers, self._identity.id, self._first_seen_s, now_s
+            self._routes.nodes,
+            self._verifiers,
+            self._identity.id,
+            self._first_seen_s,
+            now_s,
+            self._routes.height,
         )
         for node, role in due:
             if node.id not in self._endorsing:
@@ -243,7 +293,13 @@ class Prober:
             data = endorse(node=node.id, role=role, expires=height + CREDENTIAL_BLOCKS)
             await self._ledger.send(self._identity, ENDORSE, data)
             self._tell("endorse", node, 0)
-        except (TransactionRejected, NetworkNotFound, RpcError, RemoteProtocolError) as error:
+        except (
+            TransactionRejected,
+            NetworkNotFound,
+            RpcError,
+            RemoteProtocolError,
+            ProofRefused,
+        ) as error:
             self._tell("refused", node, 0, reason=str(error))
         finally:
             self._endorsing.discard(node.id)
@@ -277,13 +333,13 @@ class Prober:
             log.error("prober_step_failed", exc_info=task.exception())
             EVENTS.labels("failed").inc()
 
-
-def _reveal_data(score: Score, epoch: int) -> dict[str, Any]:
-    return reveal(
-        epoch=epoch,
-        node=score.node,
-        score_ppm=score.score_ppm,
-        samples=score.samples,
-        digest=score.digest,
-        salt=score.salt,
-    )
+    def _reveal_data(self, score: Score, epoch: int) -> dict[str, Any]:
+        return reveal(
+            epoch=epoch,
+            node=score.node,
+            score_ppm=score.score_ppm,
+            samples=score.samples,
+            digest=score.digest,
+            salt=score.salt,
+            proof=self._proof,
+        )

@@ -20,7 +20,7 @@ from typing import Any
 from abci_app.core import fields
 from abci_app.core.codes import Rejected
 from abci_app.core.credentials import Credential, save_credential
-from abci_app.core.models import Model, save_model
+from abci_app.core.models import MODEL_FIELDS, Model, model_from_data, save_model
 from abci_app.core.nodes import GENESIS_ENDORSER, VERIFIER_ROLES, Node, save_node
 from abci_app.core.parameters import (
     Chain,
@@ -40,9 +40,6 @@ from planetserve.statekeys import holder_key
 FIRST_VERSION = 1
 VERIFIER_KEYS = ("prober_key", "onion_key", "transport_key", "consensus_key")
 VERIFIER_FIELDS = frozenset({"name", "power", *VERIFIER_KEYS})
-MODEL_FIELDS = frozenset(
-    {"name", "weights_digest", "quantization", "context_tokens", "deterministic"}
-)
 CREDENTIAL_FIELDS = frozenset({"key", "role", "expires"})
 REQUIRED, OPTIONAL = frozenset({"params", "verifiers"}), frozenset({"models", "credentials"})
 

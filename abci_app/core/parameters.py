@@ -1,4 +1,4 @@
-"""The network's parameters and its running epoch: set at genesis, changed by vote, kept in state."""
+"""The network's parameters, which verifiers may change by vote, and the running epoch."""
 
 from __future__ import annotations
 

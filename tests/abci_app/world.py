@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
-
 from functools import lru_cache
+from typing import Any
 
 from abci_app.core.context import Window, window_of
 from abci_app.core.genesis import genesis
