@@ -1,0 +1,290 @@
+"""What verifiers can change by a vote, when a change is possible, and how it is made.
+
+    {"kind": "parameter", "name": TEXT, "value": INTEGER}
+    {"kind": "join", "key", "consensus_key", "onion_key", "transport_key": 32 bytes each,
+     "name": TEXT, "power": INTEGER}
+    {"kind": "leave", "verifier": 20-byte id}
+    {"kind": "power", "verifier": 20-byte id, "power": INTEGER}
+    {"kind": "upgrade", "version": INTEGER, "height": INTEGER}
+
+A parameter waits in `chain/pending` for the next epoch, an upgrade in `chain/upgrade` for its
+height; the verifiers' set changes with the block, and CometBFT follows two blocks later. Rules
+must not look at what this program can do, only at the state: validators run different releases.
+
+How far one change may move power:
+
+- No set of verifiers with more than 2/3 of the power after it may have held 1/3 or less before.
+  This is what CometBFT's light clients rely on to skip from one header to a later one. For a
+  verifier whose power goes from a to b beside others who hold O it comes to b <= 2a + O and
+  a <= 2b + O: at most half of all power leaves at once. Larger changes go in steps.
+- Who joins or gains ends with less than 1/3, so that it cannot stop the chain alone, or with no
+  more than the average of the others, so that a network of one or two can grow at all. The first
+  bound on b follows from this.
+- The set changes once a block (`abci_app.core.governance`), so that changes do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+
+from abci_app.core import fields
+from abci_app.core.codes import Code, Rejected
+from abci_app.core.nodes import (
+    VERIFIER_ROLES,
+    Node,
+    first_endorsed,
+    is_weak,
+    load_node,
+    release_keys,
+    save_node,
+)
+from abci_app.core.parameters import (
+    LIMITS,
+    GenesisError,
+    Parameters,
+    load_chain,
+    parameters_from,
+)
+from abci_app.core.rotation import RESERVED
+from abci_app.core.state import Reader, View, load
+from abci_app.core.upgrades import Scheduled, schedule
+from abci_app.core.verifiers import (
+    MAX_TOTAL_POWER,
+    Verifier,
+    all_verifiers,
+    delete_verifier,
+    save_verifier,
+)
+from planetserve.keys import NODE_ID_BYTES, node_id
+from planetserve.statekeys import PENDING_KEY, credentials_prefix, holder_key
+
+PARAMETER, JOIN, LEAVE, POWER, UPGRADE = "parameter", "join", "leave", "power", "upgrade"
+MOVES_POWER = frozenset({JOIN, LEAVE, POWER})
+
+JOIN_KEYS = ("key", "consensus_key", "onion_key", "transport_key")
+FIELDS: Mapping[str, frozenset[str]] = {
+    PARAMETER: frozenset({"kind", "name", "value"}),
+    JOIN: frozenset({"kind", "name", "power", *JOIN_KEYS}),
+    LEAVE: frozenset({"kind", "verifier"}),
+    POWER: frozenset({"kind", "verifier", "power"}),
+    UPGRADE: frozenset({"kind", "version", "height"}),
+}
+
+MAX_VERIFIERS = 256
+"""Every block carries a signature of each, and light clients check them."""
+MAX_UPGRADE_NOTICE_BLOCKS = 10_000_000
+
+Change = Mapping[str, Any]
+
+
+def check_form(change: Any) -> Change:
+    """Whether `change` has one of the forms above. Raises `Rejected` with `BAD_CHANGE` for an
+    unknown kind and `INVALID_FIELD` for a field at fault."""
+    kind = change.get("kind") if type(change) is dict else None
+    if type(kind) is not str or kind not in FIELDS:
+        raise Rejected(Code.BAD_CHANGE, f"kind is one of {', '.join(sorted(FIELDS))}")
+    fields.exact(change, FIELDS[kind])
+    if kind == PARAMETER:
+        fields.text(change, "name", 1, fields.MAX_NAME_CHARACTERS)
+        fields.integer(change, "value")
+    elif kind == JOIN:
+        fields.text(change, "name", 1, fields.MAX_NAME_CHARACTERS)
+        for name in JOIN_KEYS:
+            fields.octets(change, name, 32)
+    elif kind == UPGRADE:
+        fields.integer(change, "version", 1)
+        fields.integer(change, "height", 1)
+    if kind in (LEAVE, POWER):
+        fields.octets(change, "verifier", NODE_ID_BYTES)
+    if kind in (JOIN, POWER):
+        fields.integer(change, "power", 1, MAX_TOTAL_POWER)
+    return dict(change)
+
+
+def check_possible(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    """Whether the state allows a change that would be made at a height after `after`. Raises
+    `Rejected` with `BAD_CHANGE`."""
+    _CHECKS[change["kind"]](reader, parameters, change, after)
+
+
+def make_change(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    """Check once more, for much may have happened since the proposal, and make the change with
+    block `height`. Raises `Rejected`, after which `view` must be discarded."""
+    check_possible(view, parameters, change, height)
+    _EFFECTS[change["kind"]](view, change, height)
+
+
+def check_power(others: Sequence[int], before: int, after: int) -> None:
+    """Whether one verifier's power may go from `before` (0: it joins) to `after` (0: it leaves)
+    beside `others`. Raises `Rejected` with `BAD_CHANGE`; the reasons are above."""
+    rest = sum(others)
+    total = rest + after
+    if total < 1:
+        raise Rejected(Code.BAD_CHANGE, "somebody must hold power")
+    if total > MAX_TOTAL_POWER:
+        raise Rejected(Code.BAD_CHANGE, f"all power together is {MAX_TOTAL_POWER} at most")
+    if after > before and others and 3 * after >= total and after * len(others) > rest:
+        raise Rejected(
+            Code.BAD_CHANGE, "who gains power must stay below a third or the average of the others"
+        )
+    if before > 2 * after + rest:
+        raise Rejected(Code.BAD_CHANGE, "so much power leaves in several steps only")
+
+
+def find_verifier(reader: Reader, identifier: bytes) -> Verifier | None:
+    """The verifier with this id, or that had it before it rotated its key."""
+    for verifier in all_verifiers(reader):
+        if identifier == verifier.id or identifier in verifier.former:
+            return verifier
+    return None
+
+
+def _check_parameter(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    name, value = change["name"], change["value"]
+    if name not in LIMITS:
+        raise Rejected(Code.BAD_CHANGE, "no parameter has this name")
+    pending = load(reader, PENDING_KEY) or {}
+    try:
+        parameters_from({**parameters.to_wire(), **pending, name: value})
+    except GenesisError:
+        low, high = LIMITS[name]
+        raise Rejected(
+            Code.BAD_CHANGE, f"{name} is from {low} to {high} and must agree with the others"
+        ) from None
+
+
+def _make_parameter(view: View, change: Change, height: int) -> None:
+    pending = load(view, PENDING_KEY) or {}
+    view.save(PENDING_KEY, {**pending, change["name"]: change["value"]})
+
+
+def _check_join(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    verifiers = all_verifiers(reader)
+    joiner = node_id(change["key"])
+    if len(verifiers) >= MAX_VERIFIERS:
+        raise Rejected(Code.BAD_CHANGE, f"{MAX_VERIFIERS} verifiers are allowed")
+    if any(joiner == verifier.id or joiner in verifier.former for verifier in verifiers):
+        raise Rejected(Code.BAD_CHANGE, "the key is or was a verifier's")
+    if any(change["consensus_key"] == verifier.consensus_key for verifier in verifiers):
+        raise Rejected(Code.BAD_CHANGE, "another verifier has this consensus key")
+    if reader.get(holder_key(RESERVED, joiner)) is not None:
+        raise Rejected(Code.BAD_CHANGE, "a node is about to go on under this key")
+    # CometBFT accepts signatures of keys of low order, which anyone can make.
+    signing = change["key"], change["consensus_key"]
+    if not all(crypto_core_ed25519_is_valid_point(key) for key in signing):
+        raise Rejected(Code.BAD_CHANGE, "a signing key is not a point of the main subgroup")
+    for kind, key in _announced(change, after).held_keys:
+        if is_weak(key):
+            raise Rejected(Code.BAD_CHANGE, "the onion or transport key is of low order")
+        if load(reader, holder_key(kind, key)) not in (None, joiner):
+            raise Rejected(Code.BAD_CHANGE, "another node holds the onion or transport key")
+    check_power([verifier.power for verifier in verifiers], 0, change["power"])
+
+
+def _make_join(view: View, change: Change, height: int) -> None:
+    """A node of the same key keeps its history and what else it does."""
+    verifier = Verifier(change["key"], change["name"], change["consensus_key"], change["power"])
+    node = _announced(change, height)
+    known = load_node(view, node.id)
+    if known is not None:
+        release_keys(view, known)
+        first_endorsed(view, known)
+        kept = known if not known.retired else replace(known, roles=(), model="", endpoints={})
+        node = replace(
+            kept,
+            roles=tuple(sorted({*kept.roles, *VERIFIER_ROLES})),
+            onion_key=node.onion_key,
+            transport_key=node.transport_key,
+            candidate=False,
+            retired=0,
+        )
+    save_verifier(view, verifier)
+    save_node(view, node)
+    for kind, key in node.held_keys:
+        view.save(holder_key(kind, key), bytes(node.id))
+
+
+def _announced(change: Change, height: int) -> Node:
+    return Node(
+        key=change["key"],
+        name=change["name"],
+        roles=VERIFIER_ROLES,
+        onion_key=change["onion_key"],
+        transport_key=change["transport_key"],
+        endpoints={},
+        model="",
+        operator="",
+        registered=height,
+        candidate=False,
+    )
+
+
+def _check_power_of(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    """Of a verifier that leaves or whose power changes."""
+    verifier = _require(reader, change)
+    others = [other.power for other in all_verifiers(reader) if other.id != verifier.id]
+    check_power(others, verifier.power, change.get("power", 0))
+
+
+def _make_leave(view: View, change: Change, height: int) -> None:
+    """The node goes on with what else it does, or retires."""
+    verifier = _require(view, change)
+    delete_verifier(view, verifier.id)
+    node = load_node(view, verifier.id)
+    if node is None:
+        return
+    roles = tuple(role for role in node.roles if role not in VERIFIER_ROLES)
+    if roles:
+        save_node(view, replace(node, roles=roles))
+        return
+    release_keys(view, node)
+    for key, _ in list(view.scan(credentials_prefix(node.id))):
+        view.delete(key)
+    save_node(view, replace(node, retired=height))
+
+
+def _make_power(view: View, change: Change, height: int) -> None:
+    save_verifier(view, replace(_require(view, change), power=change["power"]))
+
+
+def _require(reader: Reader, change: Change) -> Verifier:
+    verifier = find_verifier(reader, change["verifier"])
+    if verifier is None:
+        raise Rejected(Code.BAD_CHANGE, "no verifier has this id")
+    return verifier
+
+
+def _check_upgrade(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    version, height = change["version"], change["height"]
+    following = load_chain(reader).version + 1
+    if version != following:
+        raise Rejected(Code.BAD_CHANGE, f"version {following} is next")
+    if not after < height <= after + MAX_UPGRADE_NOTICE_BLOCKS:
+        last = after + MAX_UPGRADE_NOTICE_BLOCKS
+        raise Rejected(Code.BAD_CHANGE, f"an upgrade is for a height from {after + 1} to {last}")
+
+
+def _make_upgrade(view: View, change: Change, height: int) -> None:
+    schedule(view, Scheduled(change["version"], change["height"]))
+
+
+_Check = Callable[[Reader, Parameters, Change, int], None]
+_Effect = Callable[[View, Change, int], None]
+_CHECKS: Mapping[str, _Check] = {
+    PARAMETER: _check_parameter,
+    JOIN: _check_join,
+    LEAVE: _check_power_of,
+    POWER: _check_power_of,
+    UPGRADE: _check_upgrade,
+}
+_EFFECTS: Mapping[str, _Effect] = {
+    PARAMETER: _make_parameter,
+    JOIN: _make_join,
+    LEAVE: _make_leave,
+    POWER: _make_power,
+    UPGRADE: _make_upgrade,
+}
