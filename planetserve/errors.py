@@ -9,6 +9,10 @@
     │   └── NotEnoughRoutes     the chain lists too few relays or no such model node
     ├── TransactionRejected     the ledger answered with a result code other than 0       exit 1
     ├── ProofRefused            the chain's answer does not match what we trust           exit 4
+    │   ├── WrongProof          a record or result is not what the header commits to
+    │   ├── ForgedHeader        the chain's validators did not sign the header
+    │   ├── OldHeader           the newest header shown, or the one we trust, is too old
+    │   └── ForkDetected        two headers of one height are both signed by the validators
     ├── RemoteProtocolError     a peer sent bytes that its protocol forbids               exit 1
     ├── RequestFailed           the request did not produce an answer                     exit 1
     │   ├── PathsUnavailable    fewer than k paths could be built or stayed alive
@@ -67,6 +71,22 @@ class TransactionRejected(PlanetServeError):
 
 class ProofRefused(PlanetServeError):
     exit_code = 4
+
+
+class WrongProof(ProofRefused):
+    pass
+
+
+class ForgedHeader(ProofRefused):
+    pass
+
+
+class OldHeader(ProofRefused):
+    pass
+
+
+class ForkDetected(ProofRefused):
+    pass
 
 
 class RemoteProtocolError(PlanetServeError):
