@@ -191,6 +191,62 @@ def reveal(
     }
 
 
+def model(
+    *,
+    name: str,
+    weights_digest: bytes,
+    quantization: str,
+    context_tokens: int,
+    deterministic: bool,
+) -> dict[str, Any]:
+    """Data by which a verifier registers a model that nodes may then serve: the SHA-256 of its
+    weights and the settings of its reference. `deterministic` says that replies at temperature 0
+    are reproducible to the byte; a node can be convicted over it."""
+    return {
+        "name": name,
+        "weights_digest": weights_digest,
+        "quantization": quantization,
+        "context_tokens": context_tokens,
+        "deterministic": deterministic,
+    }
+
+
+def evidence(
+    *,
+    accused: bytes,
+    key: bytes,
+    kind: str,
+    request: bytes,
+    statements: Sequence[Mapping[str, bytes]],
+) -> dict[str, Any]:
+    """Data by which a verifier shows what a node has signed; see `planetserve.evidence`. `key`
+    signed the `statements`, each a map of "statement" and "signature"."""
+    return {
+        "accused": accused,
+        "key": key,
+        "kind": kind,
+        "request": request,
+        "statements": [dict(item) for item in statements],
+    }
+
+
+def propose(*, change: Mapping[str, Any]) -> dict[str, Any]:
+    """Data by which a verifier puts a change to the vote, and votes yes. A change is one of
+
+    {"kind": "parameter", "name", "value"}
+    {"kind": "join", "key", "name", "consensus_key", "onion_key", "transport_key", "power"}
+    {"kind": "leave", "verifier"}
+    {"kind": "power", "verifier", "power"}
+    {"kind": "upgrade", "version", "height"}
+    """
+    return {"change": dict(change)}
+
+
+def vote(*, proposal: int, approve: bool) -> dict[str, Any]:
+    """Data by which a verifier votes on a proposal, once."""
+    return {"proposal": proposal, "approve": approve}
+
+
 SCORE_FIELDS = ("digest", "epoch", "node", "salt", "samples", "score_ppm")
 
 

@@ -50,7 +50,9 @@ class View:
 
     def __init__(self, base: Reader, writes: Writes | None = None) -> None:
         self._base = base
-        self.writes: dict[bytes, bytes | None] = dict(writes or {})
+        self.writes: dict[bytes, bytes | None] = {}
+        self._by_store: dict[bytes, list[bytes]] = {}
+        self.apply(writes or {})
 
     def get(self, key: bytes) -> bytes | None:
         if key in self.writes:
@@ -58,11 +60,15 @@ class View:
         return self._base.get(key)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        written = sorted(
-            (key, value) for key, value in self.writes.items() if key.startswith(prefix)
-        )
+        """`prefix` begins with the name of a store and its slash."""
+        in_store = self._by_store.get(prefix[: prefix.index(b"/")], ())
+        written = [(key, self.writes[key]) for key in in_store if key.startswith(prefix)]
+        if not written:
+            yield from self._base.scan(prefix)
+            return
+        written.sort(key=_key)
         below = (item for item in self._base.scan(prefix) if item[0] not in self.writes)
-        for key, value in heapq.merge(below, written, key=lambda item: item[0]):
+        for key, value in heapq.merge(below, written, key=_key):
             if value is not None:
                 yield key, value
 
@@ -71,19 +77,29 @@ class View:
         return load(self, key)
 
     def save(self, key: bytes, record: Any) -> None:
-        self.writes[key] = encode(record)
+        self._write(key, encode(record))
 
     def save_ordered(self, key: bytes, record: Any) -> None:
         """Like `save`, for what is written by the thousand: the maps of `record` must be built
         with their keys in ascending order, which is then not checked."""
-        self.writes[key] = msgpack.packb(record)
+        self._write(key, msgpack.packb(record))
 
     def delete(self, key: bytes) -> None:
-        self.writes[key] = None
+        self._write(key, None)
 
     def apply(self, writes: Writes) -> None:
         """Take over what a view on top of this one has staged."""
-        self.writes.update(writes)
+        for key, value in writes.items():
+            self._write(key, value)
+
+    def _write(self, key: bytes, value: bytes | None) -> None:
+        if key not in self.writes:
+            self._by_store.setdefault(key[: key.index(b"/")], []).append(key)
+        self.writes[key] = value
+
+
+def _key(item: tuple[bytes, bytes | None]) -> bytes:
+    return item[0]
 
 
 def load(reader: Reader, key: bytes) -> Any:
