@@ -21,7 +21,6 @@ from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.messages import Accepted, Failed, decode_payload, encode_event
 from planetserve.network import Network
-from planetserve.records import TRUSTED, UNTRUSTED
 from planetserve.registration import announce
 from planetserve.transactions import register
 
@@ -136,11 +135,15 @@ class ModelNode:
         await incoming.finish()
 
     def health(self) -> dict[str, Any]:
-        """Healthy: the engine is loaded, the node is registered and a verifier admitted it."""
-        record = self._directory.find(self._identity.id) if self._directory else None
+        """Healthy: the engine is loaded, the node is registered and a verifier endorsed it."""
+        routes = self._directory.current if self._directory else None
+        record = routes.find(self._identity.id) if routes else None
         status = record.status if record is not None else "unregistered"
         report: dict[str, Any] = {
-            "healthy": self._registered and status in (TRUSTED, UNTRUSTED),
+            "healthy": self._registered
+            and routes is not None
+            and record is not None
+            and record.admitted(routes.height),
             "name": self._settings.name,
             "id": self._identity.id.hex(),
             "model": self._settings.model,

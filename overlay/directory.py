@@ -9,7 +9,7 @@ from overlay.links import Address
 from planetserve.errors import PlanetServeError
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
-from planetserve.records import CANDIDATE, RETIRED, REVOKED, NodeRecord, RouteSet
+from planetserve.records import NodeRecord, RouteSet
 
 REFRESH_S = 2.0
 
@@ -59,7 +59,7 @@ class Directory:
     def resolve(self, node: bytes) -> Address | None:
         """Where `node` takes overlay links; None when it may not be dialled."""
         record = self._by_id.get(node)
-        if record is None or record.status in (CANDIDATE, REVOKED, RETIRED):
+        if record is None or self.current is None or not record.admitted(self.current.height):
             return None
         endpoint = record.endpoints.get("overlay")
         return Address(endpoint, record.transport_key) if endpoint else None
