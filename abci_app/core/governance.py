@@ -145,8 +145,8 @@ def vote(view: View, context: Context, data: Mapping[str, Any]) -> None:
 
 
 def tally(view: View, height: int, parameters: Parameters) -> tuple[Outcome, ...]:
-    """At a block's end: settle the open proposals that have come to an end, in the order of their
-    numbers, and make the changes that have passed."""
+    """At a block's end: settle the open proposals that have come to an end, all with the powers
+    before any of them, and make the changes that have passed in the order of their numbers."""
     listed = _open_list(view)
     if not listed:
         return ()
@@ -162,9 +162,8 @@ def tally(view: View, height: int, parameters: Parameters) -> tuple[Outcome, ...
         if outcome == PASSED:
             if not _made(view, parameters, proposal.change, height):
                 outcome = FAILED
-            elif moves_power:
-                moved = True
-                verifiers = all_verifiers(view)
+            else:
+                moved = moved or moves_power
         save_proposal(view, replace(proposal, outcome=outcome, settled=height))
         outcomes.append(Outcome(number, outcome, proposal.change))
     if outcomes:
