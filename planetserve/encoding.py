@@ -26,7 +26,7 @@ class EncodingError(RemoteProtocolError):
 def encode(value: Any) -> bytes:
     """Encode `value` canonically. Raises `EncodingError` for a type that has no canonical form."""
     try:
-        packed: bytes = msgpack.packb(_canonical(value, 0), use_bin_type=True)
+        packed: bytes = msgpack.packb(value if _in_order(value, 0) else _canonical(value, 0))
     except (OverflowError, ValueError, UnicodeEncodeError) as error:
         raise EncodingError("a value has no canonical encoding") from error
     return packed
@@ -37,20 +37,44 @@ def decode(data: bytes, *, max_bytes: int = 1 << 20) -> Any:
     if len(data) > max_bytes:
         raise EncodingError(f"{len(data)} bytes are more than the {max_bytes} allowed")
     try:
-        value = msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=False,
-            object_pairs_hook=_map_without_duplicates,
-            ext_hook=_refuse_extension,
-        )
+        value = msgpack.unpackb(data, strict_map_key=False, ext_hook=_refuse_extension)
     except EncodingError:
         raise
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise EncodingError("the bytes are not MessagePack") from error
-    if encode(value) != data:
+    # A key that a map names twice is in the value once, which packing then shows.
+    if not _in_order(value, 0) or msgpack.packb(value) != data:
         raise EncodingError("the bytes are MessagePack but not in canonical form")
     return value
+
+
+_PLAIN = frozenset({bytes, str, bool, type(None)})
+
+
+def _in_order(value: Any, depth: int) -> bool:
+    """Whether packing `value` as it is gives the canonical form. Every transaction passes here,
+    so what is in order is not copied; of what is not, `_canonical` makes the best."""
+    kind = type(value)
+    if depth > MAX_DEPTH:
+        return False
+    if kind is dict:
+        if depth == MAX_DEPTH and value:
+            return False
+        last: str | None = None
+        for key, item in value.items():
+            if type(key) is not str or (last is not None and key <= last):
+                return False
+            last = key
+            if type(item) not in _PLAIN and not _in_order(item, depth + 1):
+                return False
+        return True
+    if kind is list:
+        if depth == MAX_DEPTH and value:
+            return False
+        return all(type(item) in _PLAIN or _in_order(item, depth + 1) for item in value)
+    if kind is int:
+        return bool(-(1 << 63) <= value < 1 << 63)
+    return kind in _PLAIN
 
 
 def _canonical(value: Any, depth: int) -> Any:
@@ -69,13 +93,6 @@ def _canonical(value: Any, depth: int) -> Any:
             raise EncodingError("a map has a key that is not a string")
         return {key: _canonical(value[key], depth + 1) for key in sorted(value)}
     raise EncodingError(f"{type(value).__name__} has no canonical encoding")
-
-
-def _map_without_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise EncodingError("a map names a key twice")
-    return result
 
 
 def _refuse_extension(code: int, data: bytes) -> Any:

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -28,6 +29,7 @@ NODE_ID_BYTES = 20
 KEY_FORMAT = "planetserve/identity/v1"
 
 
+@lru_cache(maxsize=4096)
 def node_id(public_key: bytes) -> NodeId:
     """The id of the participant that signs with `public_key` (32 bytes)."""
     return NodeId(hashlib.sha256(public_key).digest()[:NODE_ID_BYTES])

@@ -50,6 +50,10 @@ KINDS = (
 )
 ROTATION_DOMAIN = "planetserve/rotate/v1"
 
+# In the order of canonical maps.
+ENVELOPE_FIELDS = ("body", "signature")
+BODY_FIELDS = ("data", "key", "kind", "nonce", "v")
+
 ROLES = ("model", "prober", "relay", "user", "verifier")
 SCORE_SCALE_PPM = 1_000_000
 
@@ -83,13 +87,13 @@ def sign_transaction(
 def decode_transaction(raw: bytes) -> Transaction:
     """Decode an envelope; raises `EncodingError` when any part is not as the format says."""
     envelope = decode(raw, max_bytes=MAX_TRANSACTION_BYTES)
-    if not isinstance(envelope, dict) or set(envelope) != {"body", "signature"}:
+    if not isinstance(envelope, dict) or tuple(envelope) != ENVELOPE_FIELDS:
         raise EncodingError("an envelope holds exactly body and signature")
     body, signature = envelope["body"], envelope["signature"]
     if not isinstance(body, bytes) or not isinstance(signature, bytes) or len(signature) != 64:
         raise EncodingError("body must be bytes and signature 64 bytes")
     fields = decode(body, max_bytes=MAX_TRANSACTION_BYTES)
-    if not isinstance(fields, dict) or set(fields) != {"data", "key", "kind", "nonce", "v"}:
+    if not isinstance(fields, dict) or tuple(fields) != BODY_FIELDS:
         raise EncodingError("a body holds exactly data, key, kind, nonce and v")
     key, kind, nonce, data = fields["key"], fields["kind"], fields["nonce"], fields["data"]
     well_formed = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import msgpack
@@ -60,6 +61,12 @@ def test_bytes_decode_to_what_encodes_to_them_or_are_refused(data: bytes) -> Non
         b"\xa1\xff",  # a string that is not UTF-8
         b"\x01\x02",  # bytes after the value
         b"\x91" * 40 + b"\xc0",
+        b"\x91" * 17 + b"\xc0",
+        b"\x91\xcb" + bytes(8),  # a float in a list
+        b"\x81\xa1a\xca" + bytes(4),  # a single float in a map
+        b"\x81\xa1a\xcf" + b"\xff" * 8,  # an integer beyond 63 bits
+        b"\x91\x82\xa1b\x01\xa1a\x02",  # an inner map out of order
+        b"\xd6\xff" + bytes(4),  # a timestamp
     ],
     ids=lambda data: data.hex()[:16] or "empty",
 )
@@ -72,6 +79,28 @@ def test_what_is_not_canonical_is_refused(data: bytes) -> None:
 def test_values_without_canonical_form_are_refused(value: Any) -> None:
     with pytest.raises(EncodingError):
         encode(value)
+
+
+@pytest.mark.parametrize("value", [{"": 1, "a": 2}, [[]] * 3, {"a": {}, "b": []}])
+def test_empty_keys_lists_and_maps_have_a_form(value: Any) -> None:
+    assert decode(encode(value)) == value
+
+
+def test_sixteen_levels_are_the_limit() -> None:
+    assert decode(b"\x91" * 16 + b"\xc0") is not None
+    assert decode(b"\x91" * 16 + b"\x90") is not None
+    assert decode(b"\x81\xa1a" * 16 + b"\x05") is not None
+    with pytest.raises(EncodingError):
+        decode(b"\x81\xa1a" * 17 + b"\x05")
+
+
+def test_values_of_other_types_that_mean_the_same_are_encoded() -> None:
+    class Number(int):
+        pass
+
+    assert encode({"b": (Number(1),), "a": MappingProxyType({"y": 1, "x": 2})}) == encode(
+        {"a": {"x": 2, "y": 1}, "b": [1]}
+    )
 
 
 def test_too_many_bytes_are_refused_before_they_are_read() -> None:
