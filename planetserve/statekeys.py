@@ -9,6 +9,7 @@ H for a height, 8 bytes each and big-endian so that scans go in order.
     chain/candidates           how many nodes wait for their first credential
     chain/pending              parameters that take effect with the next epoch
     chain/next_proposal        the number of the next proposal
+    chain/open_proposals       numbers and proposers of those that take votes
     chain/upgrade              the version that takes over, and at which height
     commits/PROBER NODE        a prober's commitment of the running epoch to its score of a node
     credentials/ID ROLE/ID     a credential: of a node, for a role, by an endorser
@@ -56,6 +57,7 @@ EPOCH_KEY = b"chain/epoch"
 CANDIDATES_KEY = b"chain/candidates"
 PENDING_KEY = b"chain/pending"
 NEXT_PROPOSAL_KEY = b"chain/next_proposal"
+OPEN_PROPOSALS_KEY = b"chain/open_proposals"
 UPGRADE_KEY = b"chain/upgrade"
 
 ONION, TRANSPORT = b"o", b"t"

@@ -99,7 +99,7 @@ MEANINGS: dict[Code, str] = {
     Code.EVIDENCE_INVALID: "the evidence does not show what it claims",
     Code.EVIDENCE_KNOWN: "this evidence has been judged already",
     Code.MODEL_EXISTS: "a model of this name is registered",
-    Code.MODEL_LIMIT: "the verifier has registered as many models as an epoch allows",
+    Code.MODEL_LIMIT: "the verifier has registered as many models as are allowed",
     Code.SENDER_LIMIT: "too many transactions of this key wait for a block",
     Code.NOT_STARTED: "the chain has not started yet",
     Code.NOT_CHECKED: "this node could not check the transaction",

@@ -1,9 +1,10 @@
 """Credentials: a verifier's endorsement of a node for a role, until a height.
 
 Each verifier's endorsement is a record of its own and only its author revokes it, so no single
-verifier can put a node out that others vouch for. The number that a verifier may write in an
-epoch is capped: the brake on an attacker who makes nodes by the thousand. A key may be endorsed
-before it registers; it then needs no place among the candidates.
+verifier can put a node out that others vouch for. What verifiers wrote who have since left can be
+revoked by any. The number that a verifier may write in an epoch is capped: the brake on an
+attacker who makes nodes by the thousand. A key may be endorsed before it registers; it then needs
+no place among the candidates.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 from abci_app.core import fields
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
-from abci_app.core.nodes import first_endorsed, load_node
+from abci_app.core.nodes import GENESIS_ENDORSER, first_endorsed, load_node
 from abci_app.core.quotas import load_quota, save_quota
-from abci_app.core.state import Reader, View, load
-from abci_app.core.verifiers import require_verifier
-from planetserve.statekeys import credential_key, expiry_key
+from abci_app.core.state import Reader, View, load, records
+from abci_app.core.verifiers import all_verifiers, require_verifier
+from planetserve.statekeys import credential_key, credentials_prefix, expiry_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +96,25 @@ def endorse(view: View, context: Context, data: Mapping[str, Any]) -> None:
 
 
 def revoke(view: View, context: Context, data: Mapping[str, Any]) -> None:
-    """End the sender's own credential of a node, also one that it wrote under a former key; it
+    """End the sender's own credential of a node, also one that it wrote under a former key; or
+    else one of an endorser who is no verifier any more, for whom somebody must be able to. It
     takes effect with this block."""
     fields.exact(data, REVOKE_FIELDS)
     target, role = fields.node(data), fields.role(data)
-    endorser = require_verifier(view, context.sender)
-    for identifier in (endorser.id, *endorser.former):
+    verifier = require_verifier(view, context.sender)
+    for identifier in (verifier.id, *verifier.former, *_orphaned(view, target, role)):
         credential = load_credential(view, target, role, identifier)
         if credential is not None and credential.live(context.height):
             ended = replace(credential, revoked=context.height)
             view.save(credential_key(target, role, identifier), asdict(ended))
             return
     raise Rejected(Code.NO_CREDENTIAL)
+
+
+def _orphaned(view: View, node: bytes, role: str) -> list[bytes]:
+    """Endorsers of a node who are verifiers no more; genesis is nobody's to overrule."""
+    standing = {GENESIS_ENDORSER}
+    for verifier in all_verifiers(view):
+        standing |= {bytes(verifier.id), *verifier.former}
+    endorsers = (rest for rest, _ in records(view, credentials_prefix(node, role)))
+    return [endorser for endorser in endorsers if endorser not in standing]

@@ -109,7 +109,7 @@ def terms_of(reader: Reader, name: str) -> Terms | None:
 
 def _ids_of(node: Node) -> tuple[bytes, ...]:
     """The ids under which a node signs or has signed."""
-    return (node.id, node.former) if node.former else (node.id,)
+    return (node.id, *node.former)
 
 
 def _statements(data: Mapping[str, Any]) -> list[SignedStatement]:

@@ -31,10 +31,7 @@ from abci_app.core.context import Context
 from abci_app.core.parameters import Parameters
 from abci_app.core.state import Reader, View, load
 from abci_app.core.verifiers import Verifier, all_verifiers, require_verifier
-from planetserve.statekeys import NEXT_PROPOSAL_KEY, proposal_key
-
-OPEN_KEY = b"chain/open_proposals"
-"""[[number, proposer's id], ...] in ascending order; absent when no proposal is open."""
+from planetserve.statekeys import NEXT_PROPOSAL_KEY, OPEN_PROPOSALS_KEY, proposal_key
 
 FIRST_NUMBER = 1
 KEPT_PROPOSALS = 1_024
@@ -236,14 +233,15 @@ def _make_room(view: View, number: int) -> None:
 
 
 def _open_list(reader: Reader) -> list[tuple[int, bytes]]:
-    return [(number, proposer) for number, proposer in load(reader, OPEN_KEY) or ()]
+    """[[number, proposer's id], ...] in ascending order; absent when no proposal is open."""
+    return [(number, proposer) for number, proposer in load(reader, OPEN_PROPOSALS_KEY) or ()]
 
 
 def _save_open_list(view: View, listed: list[tuple[int, bytes]]) -> None:
     if listed:
-        view.save(OPEN_KEY, listed)
+        view.save(OPEN_PROPOSALS_KEY, listed)
     else:
-        view.delete(OPEN_KEY)
+        view.delete(OPEN_PROPOSALS_KEY)
 
 
 def _ids_of(verifier: Verifier) -> tuple[bytes, ...]:

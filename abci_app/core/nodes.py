@@ -39,8 +39,9 @@ NODE_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`registered` is the height of the first registration and `retired` that of retirement, 0
-    before; a candidate never had a credential; `former` is its id before its key was rotated."""
+    """`registered` is the height at which it came, or came back, and `retired` that of its
+    retirement, 0 before; a candidate never had a credential; `former` are its ids before
+    rotations, the oldest first."""
 
     key: bytes
     name: str
@@ -53,7 +54,7 @@ class Node:
     registered: int
     candidate: bool
     retired: int = 0
-    former: bytes = b""
+    former: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> NodeId:
@@ -66,7 +67,8 @@ class Node:
 
 
 def node_from(record: Mapping[str, Any]) -> Node:
-    return Node(**{**record, "roles": tuple(record["roles"])})
+    lists = {"roles": tuple(record["roles"]), "former": tuple(record["former"])}
+    return Node(**{**record, **lists})
 
 
 def load_node(reader: Reader, identifier: bytes) -> Node | None:
@@ -100,9 +102,9 @@ def register(view: View, context: Context, data: Mapping[str, Any]) -> None:
     endorsed = next(iter(view.scan(credentials_prefix(context.sender))), None) is not None
     node = replace(
         _announced(view, context, data),
-        registered=context.height if former is None else former.registered,
+        registered=context.height,
         candidate=not endorsed,
-        former=b"" if former is None else former.former,
+        former=() if former is None else former.former,
     )
     if node.candidate:
         waiting = candidates(view)

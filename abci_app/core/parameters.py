@@ -95,7 +95,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "candidate_blocks": (1, 1_000_000_000),
     "max_models_per_verifier": (1, 10_000),
     "max_open_proposals": (1, 100),
-    "voting_blocks": (1, 10_000_000),
+    "voting_blocks": (3, 10_000_000),
 }
 
 

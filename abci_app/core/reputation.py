@@ -115,10 +115,14 @@ def alarmed(before: Reputation, parameters: Parameters) -> Update:
 
 def judged(after: Reputation, parameters: Parameters) -> tuple[Reputation, str]:
     """The node's standing, given what the epoch made of its numbers."""
-    if not after.admitted:
-        if after.streak < parameters.admission_epochs:
+    # Half of the limit stays on record, so that one who starts again is out sooner.
+    cusum = min(after.cusum_ppm, parameters.cusum_limit_ppm // 2)
+    if not after.admitted and after.trusted:
+        # Good probes do not admit whom the next epoch would put out again.
+        low = after.ppm < parameters.untrusted_below_ppm
+        if low or after.streak < parameters.admission_epochs:
             return after, ""
-        return replace(after, admitted=True, trusted=True, streak=0), ADMITTED
+        return replace(after, admitted=True, streak=0, cusum_ppm=cusum), ADMITTED
     if after.trusted:
         if after.ppm < parameters.untrusted_below_ppm:
             return replace(after, trusted=False, streak=0), LOST_REPUTATION
@@ -127,9 +131,8 @@ def judged(after: Reputation, parameters: Parameters) -> tuple[Reputation, str]:
         return after, ""
     if after.ppm < parameters.trusted_from_ppm or after.streak < parameters.probation_epochs:
         return after, ""
-    # Half of the limit stays on record, so that one who starts again is out sooner.
-    cusum = min(after.cusum_ppm, parameters.cusum_limit_ppm // 2)
-    return replace(after, trusted=True, streak=0, cusum_ppm=cusum), REGAINED
+    back = replace(after, admitted=True, trusted=True, streak=0, cusum_ppm=cusum)
+    return back, REGAINED
 
 
 def is_good(before: Reputation, credit_ppm: int, parameters: Parameters) -> bool:
@@ -166,8 +169,8 @@ def cusum_after(cusum_ppm: int, credit_ppm: int, parameters: Parameters) -> int:
 
 
 def convict(view: View, node: bytes) -> None:
-    """Evidence has shown misconduct: R falls to nothing and trust with it; the way back is the
-    usual one."""
+    """Evidence has shown misconduct: R falls to nothing and trust with it. The way back is the
+    usual one, also for a node that was not admitted yet."""
     reputation = load_reputation(view, node)
     if reputation is not None:
         save_reputation(view, node, replace(reputation, ppm=0, trusted=False, streak=0))

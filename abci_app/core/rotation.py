@@ -20,6 +20,7 @@ from abci_app.core.verifiers import delete_verifier, load_verifier, save_verifie
 from planetserve.keys import NODE_ID_BYTES, node_id, verify
 from planetserve.statekeys import (
     account_key,
+    credential_key,
     credentials_prefix,
     holder_key,
     node_key,
@@ -56,37 +57,40 @@ def rotate(view: View, context: Context, data: Mapping[str, Any]) -> None:
     message = rotation_message(context.chain.chain_id, context.key, new_key)
     if not verify(new_key, ROTATION_DOMAIN, message, proof):
         raise Rejected(Code.ROTATION_REFUSED, "the new key has not signed for it")
-    verifier = load_verifier(view, node.id)
-    if verifier is not None and len(verifier.former) >= MAX_FORMER:
-        raise Rejected(Code.ROTATION_REFUSED, f"a verifier rotates {MAX_FORMER} times at most")
+    if len(node.former) >= MAX_FORMER:
+        raise Rejected(Code.ROTATION_REFUSED, f"a node rotates {MAX_FORMER} times at most")
     view.save(rotation_key(node.id), {"new_key": new_key})
     view.save(holder_key(RESERVED, new), bytes(node.id))
 
 
-def apply_rotations(view: View) -> list[tuple[bytes, bytes]]:
-    """Carry out what the epoch has collected; the pairs of old and new ids."""
+def apply_rotations(view: View, height: int) -> list[tuple[bytes, bytes]]:
+    """Carry out what the epoch that `height` ends has collected; the pairs of old and new ids."""
     pending = list(records(view, b"rotations/"))
     for old, record in pending:
         view.delete(rotation_key(old))
         view.delete(holder_key(RESERVED, node_id(record["new_key"])))
     moves = []
     for old, record in pending:
-        if _move(view, old, record["new_key"]):
+        if _move(view, old, record["new_key"], height):
             moves.append((old, bytes(node_id(record["new_key"]))))
     return moves
 
 
-def _move(view: View, old: bytes, new_key: bytes) -> bool:
+def _move(view: View, old: bytes, new_key: bytes, height: int) -> bool:
     node, new = load_node(view, old), node_id(new_key)
     if node is None or node.retired or load_node(view, new) is not None:
         return False
-    save_node(view, replace(node, key=new_key, former=old))
+    save_node(view, replace(node, key=new_key, former=(*node.former, old)))
     for kind, key in node.held_keys:
         view.save(holder_key(kind, key), bytes(new))
     for rest, record in list(records(view, credentials_prefix(old))):
         role, endorser = rest[: -NODE_ID_BYTES - 1].decode(), rest[-NODE_ID_BYTES:]
         view.delete(credentials_prefix(old) + rest)
-        save_credential(view, new, role, endorser, Credential(**record))
+        if record["expires"] < height:
+            # What has ended already needs no note of when it will.
+            view.save(credential_key(new, role, endorser), record)
+        else:
+            save_credential(view, new, role, endorser, Credential(**record))
     reputation = load(view, reputation_key(old))
     if reputation is not None:
         view.save(reputation_key(new), reputation)

@@ -137,6 +137,10 @@ def pass_expiries(view: View, height: int, parameters: Parameters) -> list[bytes
         if drop_stale_candidate(view, node, height, parameters.candidate_blocks):
             changed.append(identifier)
             continue
+        if node.candidate:
+            # A vote has lengthened the patience with it since it registered.
+            view.save(expiry_key(node.registered + parameters.candidate_blocks, identifier), None)
+            continue
         former = view.get(route_key(identifier))
         refresh_route(view, identifier, height)
         if view.get(route_key(identifier)) != former:

@@ -7,7 +7,7 @@ clock, randomness, I/O or float below this function. In the order of a block:
     2. what ends at this height: credentials, and the patience with candidates
     3. the transactions
     4. the count of votes
-    5. the public records of the nodes that 3 and 4 have changed
+    5. the public records of the nodes that these have changed
     6. in an epoch's last block: settlement, rotations, the next epoch with its parameters
 """
 
@@ -87,15 +87,14 @@ def transition(
     chain = load_chain(view)
     for node in pass_expiries(view, height, chain.parameters):
         happened.append(events.expiry(node))
-    before = set(view.writes)
     results = tuple(apply(view, chain, height, raw, read) for raw in block.transactions)
     happened += [events.outcome(item) for item in tally(view, height, chain.parameters)]
-    refresh_touched(view, set(view.writes) - before, height)
+    refresh_touched(view, list(view.writes), height)
     settlement = None
     if is_settled_by(height, chain):
         settlement = settle(view, height, chain)
         happened += events.settlement(settlement)
-        for old, new in apply_rotations(view):
+        for old, new in apply_rotations(view, height):
             refresh_route(view, new, height)
             happened.append(events.rotation(old, new))
         changed = _begin_epoch(view, height + 1, chain, settlement)

@@ -16,7 +16,6 @@ from abci_app.core.governance import (
     FAILED,
     KEPT_PROPOSALS,
     OPEN,
-    OPEN_KEY,
     PASSED,
     REFUSED,
     Proposal,
@@ -29,7 +28,7 @@ from abci_app.core.transition import BlockResult
 from abci_app.core.verifiers import Verifier, all_verifiers, load_verifier
 from planetserve.keys import Identity
 from planetserve.records import RETIRED, TRUSTED
-from planetserve.statekeys import PENDING_KEY, node_key, proposal_key, route_key
+from planetserve.statekeys import OPEN_PROPOSALS_KEY, PENDING_KEY, node_key, proposal_key, route_key
 from planetserve.transactions import ENDORSE, PROPOSE, ROTATE, UPDATE, VOTE, endorse, rotate
 from tests.abci_app.world import (
     CHAIN_ID,
@@ -96,7 +95,7 @@ def test_more_than_two_thirds_pass() -> None:
     proposal = load_proposal(world.state, number)
     assert proposal is not None
     assert (proposal.outcome, proposal.settled) == (PASSED, 3)
-    assert world.items.get(OPEN_KEY) is None
+    assert world.items.get(OPEN_PROPOSALS_KEY) is None
 
 
 def test_exactly_two_thirds_do_not_pass() -> None:
