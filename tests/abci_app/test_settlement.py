@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abci_app.core.context import epoch_of, window_of
-from abci_app.core.parameters import Parameters
-from abci_app.core.queries import Committed, answer
-from abci_app.core.reputation import KEPT, PUNISHED, SMOOTHED
-from abci_app.core.routes import route
-from abci_app.core.settlement import weighted_median
-from planetserve.encoding import decode
-from planetserve.records import TRUSTED, UNTRUSTED
-from tests.abci_app.world import MODEL, VERIFIERS, World
+from abci_app.core.context import window_of
+from abci_app.core.parameters import Epoch, Parameters
+from abci_app.core.reputation import ALARMED, KEPT, LOST_REPUTATION, PUNISHED, REGAINED, SMOOTHED
+from abci_app.core.settlement import CLEARED, Score, agreed_credit, weighted_median
+from abci_app.core.state import load, records
+from planetserve import transactions
+from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED
+from planetserve.statekeys import (
+    EPOCH_KEY,
+    epoch_key,
+    reputation_key,
+    result_key,
+    results_prefix,
+    route_key,
+)
+from planetserve.transactions import COMMIT, REGISTER, REVEAL
+from tests.abci_app.world import CHAIN_ID, FOUNDER, MODEL, VERIFIERS, World, registration
+from tests.abci_app.world import score_data as reveal_of
+
+MILLION = 1_000_000
+EVERYONE = range(len(VERIFIERS))
 
 
-def ask(world: World, path: str) -> object:
-    value = answer(Committed(world.state, world.height, bytes(32)), path).value
-    return decode(value) if value else None
+def with_founder(params: dict[str, int] | None = None, powers: tuple[int, ...] = ()) -> World:
+    """A chain with one model node that genesis vouches for."""
+    world = World(params, powers)
+    assert world.code_of(FOUNDER, REGISTER, registration(FOUNDER, role="model")) == 0
+    return world
 
 
-def last_result(world: World) -> dict[str, object]:
-    found = ask(world, f"/reputation/{MODEL.id.hex()}")
-    assert isinstance(found, dict)
-    result = found["history"][-1]
-    assert isinstance(result, dict)
-    return result
+def result_of(world: World, node: bytes, epoch: int) -> dict[str, Any]:
+    record: dict[str, Any] = load(world.state, result_key(epoch, node))
+    return record
 
 
-def test_windows_tile_the_heights() -> None:
-    parameters = Parameters()
-    assert [epoch_of(height, parameters) for height in (1, 25, 26, 50, 51)] == [0, 0, 1, 1, 2]
-    window = window_of(1, parameters)
+def status_of(world: World, node: bytes) -> str:
+    return str(load(world.state, route_key(node))["status"])
+
+
+def test_an_epoch_s_windows() -> None:
+    window = window_of(Epoch(1, 26, bytes(32), MILLION), Parameters())
     assert (window.start, window.commit_end, window.reveal_end, window.end) == (26, 41, 50, 51)
+
+
+def test_epochs_tile_the_heights() -> None:
+    world = World({"epoch_blocks": 4, "commit_blocks": 2})
+    numbers = []
+    for _ in range(9):
+        numbers.append(world.chain.epoch.number)
+        world.block()
+    assert numbers == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert world.chain.epoch.start == 9
 
 
 @given(st.lists(st.tuples(st.integers(0, 1_000_000), st.integers(1, 50)), min_size=1, max_size=9))
@@ -49,106 +74,226 @@ def test_median_halves_the_weight(scores: list[tuple[int, int]]) -> None:
     assert median == weighted_median(scores[::-1])
 
 
-@given(st.lists(st.integers(600_000, 700_000), min_size=3, max_size=3), st.integers(0, 1_000_000))
-def test_a_lying_quarter_moves_the_median_only_among_honest_scores(
-    honest: list[int], lie: int
+@given(
+    st.lists(st.tuples(st.integers(600_000, 700_000), st.integers(1, 50)), min_size=1, max_size=8),
+    st.data(),
+)
+def test_less_than_a_third_moves_the_median_only_among_honest_scores(
+    honest: list[tuple[int, int]], data: st.DataObject
 ) -> None:
-    median = weighted_median([(score, 10) for score in [*honest, lie]])
-    assert min(honest) <= median <= max(honest)
+    """Even when, of the honest, only the quorum's share has revealed: with f liars of power
+    below 1/3 and a quorum of 2/3 of all, the honest part of what was revealed exceeds half."""
+    power = sum(weight for _, weight in honest)
+    lies = data.draw(st.lists(st.tuples(st.integers(0, MILLION), st.integers(1, 50)), max_size=5))
+    while lies and sum(weight for _, weight in lies) >= power:
+        lies.pop()
+    median = weighted_median([*honest, *lies])
+    scores = [score for score, _ in honest]
+    assert min(scores) <= median <= max(scores)
+
+
+@given(
+    st.lists(st.integers(0, 30), max_size=6),
+    st.integers(1, 200),
+    st.integers(1, MILLION),
+    st.integers(500_000, MILLION),
+)
+def test_the_quorum_is_a_share_of_the_power_that_was_to_judge(
+    powers: list[int], rest: int, chance: int, quorum: int
+) -> None:
+    scores = [Score(bytes([n]), power, 500_000, 1, b"") for n, power in enumerate(powers)]
+    total = sum(powers) + rest
+    needed = Fraction(quorum, MILLION) * Fraction(chance, MILLION) * total
+    reached = sum(powers) >= needed and sum(powers) > 0
+    credit = agreed_credit(scores, total, chance, Parameters(quorum_ppm=quorum))
+    assert (credit is not None) == reached
 
 
 def test_quorum_settles_and_keeps_the_evidence() -> None:
-    world = World()
-    world.admit(MODEL, role="model")
-    world.score(0, MODEL.id, {0: 900_000, 1: 700_000, 2: 800_000})
-    result = last_result(world)
+    world = with_founder()
+    world.score(FOUNDER.id, {0: 900_000, 1: 700_000, 2: 800_000})
+    result = result_of(world, FOUNDER.id, 0)
     assert result["credit_ppm"] == 800_000
     assert (result["before_ppm"], result["after_ppm"]) == (500_000, 680_000)
-    assert (result["abnormal"], result["window_epochs"]) == (0, 5)
-    assert (result["status"], result["reason"]) == (TRUSTED, SMOOTHED)
-    assert result["total_power"] == 40
-    scores = result["scores"]
-    assert isinstance(scores, list)
-    by_prober = {item["prober"]: (item["score_ppm"], item["weight"]) for item in scores}
-    assert by_prober[VERIFIERS[1].id] == (700_000, 10)
-    epoch = ask(world, "/epoch/0")
-    assert isinstance(epoch, dict)
+    assert (result["cusum_before_ppm"], result["cusum_after_ppm"]) == (0, 0)
+    assert (result["abnormal"], result["streak"], result["previous"]) == (0, 1, None)
+    assert (result["status"], result["reason"], result["verdict"]) == (TRUSTED, SMOOTHED, "")
+    assert (result["total_power"], result["chance_ppm"], result["height"]) == (40, MILLION, 25)
+    by_prober = {item[0]: item[1:] for item in result["scores"]}
+    assert by_prober[VERIFIERS[1].id] == [10, 700_000, 3, bytes(32)]
+    assert list(by_prober) == sorted(by_prober)
+    epoch = load(world.state, epoch_key(0))
     assert (epoch["commits"], epoch["reveals"], epoch["settled"]) == (3, 3, 25)
-    assert epoch["results"] == [result]
-    assert not [key for key in world.items if key.startswith((b"commits/", b"reveals/"))]
+    assert (epoch["nodes"], epoch["total_power"], epoch["start"]) == (1, 40, 1)
+    assert epoch["params"] == world.chain.parameters.to_wire()
+    assert load(world.state, reputation_key(FOUNDER.id))["last"] == [FOUNDER.id, 0]
+    for store in CLEARED:
+        assert not list(world.state.scan(store.encode() + b"/"))
 
 
 def test_without_quorum_reputation_stays() -> None:
-    world = World()
-    world.admit(MODEL, role="model")
-    world.score(0, MODEL.id, {0: 0, 1: 0})
-    result = last_result(world)
+    world = with_founder()
+    world.score(FOUNDER.id, {0: 0, 1: 0})
+    result = result_of(world, FOUNDER.id, 0)
     assert (result["credit_ppm"], result["reason"]) == (None, KEPT)
     assert (result["before_ppm"], result["after_ppm"]) == (500_000, 500_000)
+    assert load(world.state, reputation_key(FOUNDER.id))["window_ppm"] == []
 
 
 @pytest.mark.parametrize(("probers", "settles"), [((0,), False), ((0, 1), True)])
 def test_power_decides_the_quorum_not_heads(probers: tuple[int, ...], settles: bool) -> None:
-    world = World(powers=(50, 30, 10, 10))
+    world = with_founder(powers=(50, 30, 10, 10))
+    world.score(FOUNDER.id, dict.fromkeys(probers, 600_000))
+    assert (result_of(world, FOUNDER.id, 0)["credit_ppm"] is not None) is settles
+
+
+def test_a_candidate_is_admitted_by_its_probes() -> None:
+    world = World({"admission_epochs": 2})
     world.admit(MODEL, role="model")
-    world.score(0, MODEL.id, dict.fromkeys(probers, 600_000))
-    assert (last_result(world)["credit_ppm"] is not None) is settles
+    seen = []
+    for credit in (700_000, 499_999, 500_000, 900_000):
+        world.score(MODEL.id, dict.fromkeys(EVERYONE, credit))
+        seen.append(status_of(world, MODEL.id))
+    assert seen == [CANDIDATE, CANDIDATE, CANDIDATE, TRUSTED]
 
 
 def test_a_cheat_loses_its_trust_and_can_earn_it_back() -> None:
-    world = World()
-    world.admit(MODEL, role="model")
-    status = []
-    for epoch, credit in enumerate([200_000, 200_000, *[700_000] * 5]):
-        world.score(epoch, MODEL.id, {0: credit, 1: credit, 2: credit, 3: credit})
-        found = route(world.state, MODEL.id, world.height)
-        assert found is not None
-        status.append(found.status)
-    assert status[:2] == [TRUSTED, UNTRUSTED]
-    assert status[-1] == TRUSTED
-    history = ask(world, f"/reputation/{MODEL.id.hex()}")
-    assert isinstance(history, dict)
-    reasons = [item["reason"] for item in history["history"]]
-    assert reasons[:2] == [SMOOTHED, PUNISHED]
-    assert [item["epoch"] for item in history["history"]] == list(range(7))
+    world = with_founder({"full_below_ppm": MILLION})
+    status, verdicts = [], []
+    for epoch, credit in enumerate([200_000, 200_000, *[700_000] * 6]):
+        world.score(FOUNDER.id, dict.fromkeys(EVERYONE, credit))
+        status.append(status_of(world, FOUNDER.id))
+        verdicts.append(result_of(world, FOUNDER.id, epoch)["verdict"])
+    assert status == [TRUSTED, *[UNTRUSTED] * 5, TRUSTED, TRUSTED]
+    assert verdicts == ["", LOST_REPUTATION, "", "", "", "", REGAINED, ""]
+    reasons = [result_of(world, FOUNDER.id, epoch)["reason"] for epoch in range(3)]
+    assert reasons == [SMOOTHED, PUNISHED, PUNISHED]
+    previous = [result_of(world, FOUNDER.id, epoch)["previous"] for epoch in range(3)]
+    assert previous == [None, [FOUNDER.id, 0], [FOUNDER.id, 1]]
 
 
-def test_status_names_the_epoch_that_the_next_block_belongs_to() -> None:
-    world = World()
-    world.advance_to(26)
-    status = ask(world, "/status")
-    assert isinstance(status, dict)
-    assert (status["height"], status["epoch"], status["epoch_start"]) == (25, 1, 26)
-    assert (status["commit_end"], status["reveal_end"], status["epoch_end"]) == (41, 50, 51)
-    assert [item["power"] for item in status["verifiers"]] == [10] * 4
+def test_a_sample_that_finds_a_node_abnormal_calls_everyone() -> None:
+    """Among the drawn, liars may by chance be most; among all of them they are not."""
+    world = with_founder({"probers_per_node": 3})
+    world.score(FOUNDER.id, dict.fromkeys(EVERYONE, 900_000))
+    assert load(world.state, reputation_key(FOUNDER.id))["ppm"] >= 600_000
+    while True:
+        drawn = [index for index in EVERYONE if assigned(world, index, FOUNDER.id)]
+        if len(drawn) >= 2:
+            break
+        world.advance_to(world.window.end)
+    epoch = world.chain.epoch.number
+    world.score(FOUNDER.id, dict.fromkeys(drawn, 0))
+    result = result_of(world, FOUNDER.id, epoch)
+    assert (result["reason"], result["credit_ppm"]) == (ALARMED, 0)
+    assert (result["chance_ppm"], result["after_ppm"]) == (750_000, result["before_ppm"])
+    assert load(world.state, reputation_key(FOUNDER.id))["alarm"]
+    assert status_of(world, FOUNDER.id) == TRUSTED
+    world.score(FOUNDER.id, {0: 0, **dict.fromkeys((1, 2, 3), 900_000)})
+    result = result_of(world, FOUNDER.id, epoch + 1)
+    assert (result["credit_ppm"], result["chance_ppm"]) == (900_000, MILLION)
+    assert not load(world.state, reputation_key(FOUNDER.id))["alarm"]
 
 
-@pytest.mark.parametrize(
-    ("path", "code"),
-    [
-        ("", 70),
-        ("routes", 70),
-        ("/nothing", 70),
-        ("/routes/1", 71),
-        ("/epoch/x", 71),
-        ("/epoch/-1", 71),
-        ("/epoch/" + "9" * 500, 71),
-        ("/node/" + "AB" * 20, 71),
-        ("/account/12", 71),
-        ("/epoch/999", 0),
-        ("/node/" + "ab" * 20, 0),
-    ],
-)
-def test_queries_of_nothing(path: str, code: int) -> None:
-    world = World()
+def assigned(world: World, index: int, node: bytes) -> bool:
+    """Whether a verifier's reveal of the node would be taken in the running epoch."""
+    return world.assigned(VERIFIERS[index], node)
+
+
+def test_one_who_is_no_verifier_any_more_weighs_nothing() -> None:
+    world = with_founder()
+    world.commit(VERIFIERS[3], FOUNDER.id, 100_000)
+    for index in (0, 1, 2):
+        world.commit(VERIFIERS[index], FOUNDER.id, 800_000)
     world.block()
-    found = answer(Committed(world.state, world.height, bytes(32)), path)
-    assert (found.code, found.value) == (code, b"")
-
-
-@given(st.text(max_size=40))
-def test_no_query_raises(path: str) -> None:
-    world = World()
+    world.advance_to(world.window.commit_end)
+    world.reveal(VERIFIERS[3], FOUNDER.id, 100_000)
+    for index in (0, 1, 2):
+        world.reveal(VERIFIERS[index], FOUNDER.id, 800_000)
     world.block()
-    answer(Committed(world.state, world.height, bytes(32)), path)
-    answer(Committed(world.state, world.height, bytes(32)), "/epoch/" + path)
+    leave = transactions.propose(change={"kind": "leave", "verifier": VERIFIERS[3].id})
+    world.send(VERIFIERS[0], "propose", leave)
+    world.block()
+    for index in (1, 2):
+        world.send(VERIFIERS[index], "vote", transactions.vote(proposal=1, approve=True))
+    world.block()
+    world.advance_to(world.window.end)
+    result = result_of(world, FOUNDER.id, 0)
+    assert (result["credit_ppm"], result["total_power"]) == (800_000, 30)
+    assert [VERIFIERS[3].id, 0, 100_000, 3, bytes(32)] in result["scores"]
+
+
+def test_a_dropped_role_hides_nothing() -> None:
+    world = with_founder()
+    world.send(FOUNDER, "update", registration(FOUNDER))
+    world.block()
+    world.score(FOUNDER.id, dict.fromkeys(EVERYONE, 0))
+    assert load(world.state, reputation_key(FOUNDER.id))["ppm"] == 200_000
+    assert load(world.state, route_key(FOUNDER.id))["reputation_ppm"] is None
+
+
+def test_a_copied_commitment_cannot_be_opened() -> None:
+    world = with_founder()
+    honest, copier = VERIFIERS[0], VERIFIERS[1]
+    world.commit(honest, FOUNDER.id, 800_000)
+    (raw,) = world.queued
+    data = transactions.decode_transaction(raw).data
+    world.send(copier, COMMIT, data)
+    assert [int(result.code) for result in world.block().results] == [0, 0]
+    world.advance_to(world.window.commit_end)
+    world.reveal(honest, FOUNDER.id, 800_000)
+    assert int(world.block().results[0].code) == 0
+    opened = reveal_of(0, FOUNDER.id, 800_000, proof=world.proof(copier))
+    assert world.code_of(copier, REVEAL, opened) == 34
+
+
+def test_history_is_kept_for_as_long_as_the_parameters_say() -> None:
+    world = with_founder({"epoch_blocks": 4, "commit_blocks": 2, "history_epochs": 3})
+    for _ in range(5):
+        world.score(FOUNDER.id, dict.fromkeys(EVERYONE, 900_000))
+    kept = [key[-8:] for key, _ in records(world.state, b"epochs/")]
+    assert [int.from_bytes(key, "big") for key in kept] == [2, 3, 4]
+    for epoch in range(5):
+        assert bool(list(world.state.scan(results_prefix(epoch)))) == (epoch >= 2)
+
+
+def test_the_next_seed_comes_from_what_was_revealed() -> None:
+    """Who reveals changes it, in which order or of what score does not."""
+    worlds = [with_founder() for _ in range(4)]
+    scores: list[dict[int, int]] = [
+        {0: 500_000, 1: 600_000, 2: 700_000},
+        {2: 100_000, 1: 900_000, 0: 800_000},
+        {0: 500_000, 1: 600_000},
+        {0: 500_000, 1: 600_000, 3: 700_000},
+    ]
+    for world, each in zip(worlds, scores, strict=True):
+        world.score(FOUNDER.id, each)
+    seeds = [load(world.state, EPOCH_KEY)["seed"] for world in worlds]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 3
+    assert World().chain.epoch.seed not in seeds
+
+
+def test_a_changed_parameter_begins_with_an_epoch() -> None:
+    world = with_founder({"epoch_blocks": 6, "commit_blocks": 3})
+    change = {"kind": "parameter", "name": "probers_per_node", "value": 1}
+    world.send(VERIFIERS[0], "propose", transactions.propose(change=change))
+    world.block()
+    for index in (1, 2):
+        world.send(VERIFIERS[index], "vote", transactions.vote(proposal=1, approve=True))
+    world.block()
+    assert world.chain.epoch.sample_ppm == MILLION
+    world.advance_to(world.window.end)
+    assert world.chain.epoch.sample_ppm == 250_000
+    assert world.chain.parameters == replace(
+        Parameters(epoch_blocks=6, commit_blocks=3), probers_per_node=1
+    )
+
+
+def test_commitments_are_of_the_chain_they_name() -> None:
+    data = reveal_of(0, FOUNDER.id, 1)
+    digests = {
+        transactions.score_commitment(chain, VERIFIERS[0].public_key, data)
+        for chain in (CHAIN_ID, "another")
+    }
+    assert len(digests) == 2

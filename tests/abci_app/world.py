@@ -10,12 +10,13 @@ from typing import Any
 from abci_app.core.context import Window, window_of
 from abci_app.core.genesis import genesis
 from abci_app.core.parameters import Chain, load_chain
-from abci_app.core.state import MapReader
+from abci_app.core.state import MapReader, load
 from abci_app.core.transactions import next_nonce
 from abci_app.core.transition import Block, BlockResult, transition
 from planetserve import transactions, vrf
-from planetserve.assignment import ticket_input
+from planetserve.assignment import chance_ppm, is_assigned, ticket_input
 from planetserve.keys import Identity, identity_from
+from planetserve.statekeys import reputation_key
 
 CHAIN_ID = "test-chain"
 FAR = 1_000
@@ -140,6 +141,18 @@ class World:
     def window(self) -> Window:
         """Of the running epoch."""
         return window_of(self.chain.epoch, self.chain.parameters)
+
+    @property
+    def queued(self) -> tuple[bytes, ...]:
+        """What the next block will hold."""
+        return tuple(self._queue)
+
+    def assigned(self, identity: Identity, node: bytes) -> bool:
+        """Whether the running epoch's ticket assigns the node to the prober."""
+        chain = self.chain
+        record = load(self.state, reputation_key(node))
+        chance = chance_ppm(record, chain.parameters.full_below_ppm, chain.epoch.sample_ppm)
+        return is_assigned(vrf.output(self.proof(identity)), node, chance)
 
     def proof(self, identity: Identity) -> bytes:
         """The VRF proof of a prober for the running epoch."""
