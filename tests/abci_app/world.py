@@ -16,6 +16,7 @@ from abci_app.core.transition import Block, BlockResult, transition
 from planetserve import transactions, vrf
 from planetserve.assignment import chance_ppm, is_assigned, ticket_input
 from planetserve.keys import Identity, identity_from
+from planetserve.messages import Usage, sign_reply, state_reply
 from planetserve.statekeys import reputation_key
 
 CHAIN_ID = "test-chain"
@@ -71,6 +72,25 @@ def registration(identity: Identity, name: str = "node", role: str = "relay") ->
         transport_key=identity.transport_public,
         endpoints={"overlay": "tcp://127.0.0.1:7000"},
         model="tiny" if role == "model" else "",
+    )
+
+
+def conflict(signer: Identity, *texts: str, request: bytes = b"", **other: Any) -> dict[str, Any]:
+    """Evidence of a node that answered one greedy request with `texts`."""
+    body = request or b'{"model": "tiny", "temperature": 0, "messages": []}'
+    statements = [state_reply(CHAIN_ID, body, text, "stop", "tiny", Usage(3, 2)) for text in texts]
+    return (
+        transactions.evidence(
+            accused=signer.id,
+            key=signer.public_key,
+            kind="conflict",
+            request=body,
+            statements=[
+                {"statement": item.encode(), "signature": sign_reply(signer, item)}
+                for item in statements
+            ],
+        )
+        | other
     )
 
 
