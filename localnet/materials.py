@@ -23,6 +23,7 @@ from localnet.plan import MODEL, RELAY, VALIDATOR, Layout, Plan, ProcessPlan
 from modelnode.engines.default_model import default_model_path
 from planetserve.errors import ConfigurationError, UsageError
 from planetserve.keys import Identity, identity_from, write_identity
+from planetserve.light.trust import TRUST_FOLDER, genesis_validators_hash
 
 TOPOLOGY_COPY = "topology.json"
 MODEL_CONTEXT_TOKENS = 2048
@@ -51,6 +52,7 @@ def prepare(plan: Plan, *, keep: bool) -> None:
     _refuse_foreign(plan.layout)
     (plan.layout.folder / MARKER).touch()
     copy.unlink(missing_ok=True)
+    shutil.rmtree(plan.layout.folder / TRUST_FOLDER, ignore_errors=True)
     for folder in (plan.layout.keys, plan.layout.nodes, plan.layout.logs):
         if folder.exists():
             shutil.rmtree(folder)
@@ -65,7 +67,8 @@ def prepare(plan: Plan, *, keep: bool) -> None:
                 founders.append(FounderEntry(identity.public_key, MODEL))
     genesis = _write_validators(plan, founders)
     genesis_hash = hashlib.sha256(genesis.encode()).hexdigest()
-    plan.layout.network_file.write_text(plan.network(genesis_hash).to_toml())
+    network = plan.network(genesis_hash, genesis_validators_hash(genesis))
+    plan.layout.network_file.write_text(network.to_toml())
     # Last, so that a run that was cut off here leaves nothing to keep.
     copy.write_text(topology)
 

@@ -97,13 +97,15 @@ class Plan:
     def of_role(self, role: str) -> tuple[ProcessPlan, ...]:
         return tuple(process for process in self.processes if process.role == role)
 
-    def network(self, genesis_hash: str) -> Network:
+    def network(self, genesis_hash: str, validators_hash: str) -> Network:
+        """The network file's content; both hashes are hex."""
         return Network(
             chain_id=self.topology.chain_id,
             genesis_hash=genesis_hash,
             rpc=tuple(f"http://{node.addresses['rpc']}" for node in self.of_role(VALIDATOR)),
             default_model=self.topology.model,
             allow_cheats=self.topology.allow_cheats,
+            genesis_validators_hash=validators_hash,
         )
 
 

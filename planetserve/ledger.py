@@ -1,37 +1,80 @@
-"""`LedgerClient`: read the ledger and send it transactions."""
+"""`LedgerClient`: read the ledger, believing no server, and send it transactions."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from planetserve.encoding import decode
+from planetserve.encoding import encode
 from planetserve.errors import (
+    ForkDetected,
     NetworkNotFound,
+    PlanetServeError,
+    ProofRefused,
     RemoteProtocolError,
     TransactionRejected,
+    UsageError,
 )
 from planetserve.keys import Identity, NodeId
+from planetserve.light.blocks import Header
+from planetserve.light.client import LightClient
+from planetserve.light.proven import (
+    Proven,
+    ProvenTransaction,
+    check_results,
+    check_state,
+    check_transaction,
+)
+from planetserve.light.source import both
 from planetserve.network import Network
-from planetserve.records import RouteSet, route_set
-from planetserve.rpc import Rpc, RpcError, to_base64
+from planetserve.records import ChainStatus, RouteSet, chain_status, route_set
+from planetserve.rpc import NoAnswer, Rpc, RpcError, nobody_answered, to_base64
+from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, account_key
 from planetserve.transactions import sign_transaction
 
 INCLUSION_TIMEOUT_S = 30.0
+SERVER_TIMEOUT_S = 10.0
+"""How long one server may take for a whole answer with its proofs."""
+HEADER_TIMEOUT_S = 5.0
+POLL_S = 0.1
+POLLS_A_SERVER = 20
+MAX_KEYS = 1_000
+MAX_STORES = 4
 BAD_NONCE = 4
 """Result code of a nonce that is not the next one; see `abci_app.core.codes`."""
 
+Answer = TypeVar("Answer")
+
 
 class LedgerClient:
-    """Reads and writes of one network's ledger. Use as an async context manager."""
+    """Reads and writes of one network's ledger. Use as an async context manager.
 
-    def __init__(self, network: Network) -> None:
+    Every read is compared with a header that more than 2/3 of the validators' power signed (see
+    `planetserve.light`). A server that cannot prove its answer, or does not give one in time, is
+    left for the next; reads raise when none is left: a `ProofRefused` when one of them lied,
+    `RemoteProtocolError` when one answered in another form, else `NetworkNotFound`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        trusted: Path | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+        rpc: Rpc | None = None,
+    ) -> None:
+        """`trusted` is where to keep the newest verified header between runs (see
+        `planetserve.light.trust.trust_file`); `now_ns` is the wall clock in nanoseconds; `rpc`
+        stands in for connections to the network's servers."""
         self.network = network
-        self._rpc = Rpc(network.rpc)
+        self._rpc = rpc or Rpc(network.rpc)
+        self._light = LightClient(network, self._rpc, trusted, now_ns)
+        self._routes: RouteSet | None = None
         self._sending: dict[NodeId, asyncio.Lock] = {}
         self._next_nonce: dict[NodeId, int] = {}
 
@@ -47,40 +90,56 @@ class LedgerClient:
         await self.close()
 
     async def close(self) -> None:
+        self._light.save()
         await self._rpc.close()
 
-    async def query(self, path: str) -> tuple[int, Any]:
-        """The height and decoded value at `path` of the application's queries; a value of None
-        means that nothing is there."""
-        result = await self._rpc.call("abci_query", path=path, data="", height="0", prove=False)
-        try:
-            response = result["response"]
-            code = int(response.get("code", 0))
-            height = int(response.get("height", 0))
-            value = base64.b64decode(response.get("value") or "")
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise RemoteProtocolError("an RPC server's query answer is malformed") from error
-        if code:
-            raise TransactionRejected(code, str(response.get("log", "")))
-        return height, decode(value, max_bytes=32 << 20) if value else None
+    async def read(self, keys: Sequence[bytes] = (), stores: Sequence[str] = ()) -> Proven:
+        """Records by state key (see `planetserve.statekeys`) and whole stores by name, all of one
+        height. Roots of all stores come with every answer."""
+        if len(keys) > MAX_KEYS or len(stores) > MAX_STORES:
+            raise UsageError(f"one read takes up to {MAX_KEYS} keys and {MAX_STORES} stores")
+        return await self._from_some_server(lambda address: self._state_at(address, keys, stores))
 
     async def routes(self) -> RouteSet:
-        """The whole route set at the latest height."""
-        height, value = await self.query("/routes")
-        if not isinstance(value, list):
-            raise RemoteProtocolError("an RPC server's route set is not a list")
-        return route_set(height, value)
+        """The whole route set at the newest height. It is fetched anew only when its root is
+        another one than before."""
+        known = self._routes
+        if known is not None:
+            proven = await self.read()
+            if proven.roots["routes"] == known.hash:
+                self._routes = RouteSet(proven.height, known.hash, known.nodes)
+                return self._routes
+        proven = await self.read(stores=("routes",))
+        records = proven.stores["routes"].values()
+        self._routes = route_set(proven.height, proven.roots["routes"], records)
+        return self._routes
 
-    async def status(self) -> dict[str, Any]:
-        """Height, epoch and its windows, parameters and validators."""
-        _, value = await self.query("/status")
-        if not isinstance(value, dict):
-            raise RemoteProtocolError("an RPC server's status is not a map")
-        return value
+    async def status(self) -> ChainStatus:
+        """Height, epoch and its windows, parameters and verifiers."""
+        proven = await self.read((CHAIN_KEY, EPOCH_KEY), ("verifiers",))
+        return chain_status(
+            proven.height,
+            proven.records[CHAIN_KEY],
+            proven.records[EPOCH_KEY],
+            proven.stores["verifiers"].values(),
+        )
+
+    async def transaction(self, transaction_hash: bytes) -> ProvenTransaction:
+        """A transaction that is in the chain, by its SHA-256. Raises `UsageError` when no server
+        knows one, which proves nothing."""
+        try:
+            return await self._from_some_server(
+                lambda address: self._transaction_at(address, transaction_hash, HEADER_TIMEOUT_S)
+            )
+        except RpcError as error:
+            raise UsageError(
+                f"no server knows the transaction {transaction_hash.hex()}: it was never sent, "
+                "waits for its block, or was sent to another network"
+            ) from error
 
     async def send(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> int:
-        """Sign and broadcast a transaction of `identity`, wait until a block holds it, and
-        return that block's height.
+        """Sign and broadcast a transaction of `identity`, wait until it is proven that a block
+        holds it and how it ended, and return that block's height.
 
         Raises `TransactionRejected` with the ledger's result code, `NetworkNotFound` when no
         block took it within `INCLUSION_TIMEOUT_S` seconds.
@@ -88,61 +147,153 @@ class LedgerClient:
         lock = self._sending.setdefault(identity.id, asyncio.Lock())
         async with lock:
             raw = await self._broadcast(identity, kind, data)
-        return await self._included(raw)
+        found = await self._included(raw)
+        if found.code:
+            raise TransactionRejected(found.code, found.log)
+        return found.height
+
+    async def _state_at(self, address: str, keys: Sequence[bytes], stores: Sequence[str]) -> Proven:
+        query = encode({"keys": list(keys), "stores": list(stores)})
+        (height, value), newest = await both(
+            self._query(address, query), self._light.header(address)
+        )
+        header = newest
+        if header.height != height + 1:
+            header = await self._header(address, height + 1, HEADER_TIMEOUT_S)
+        self._light.require_recent(header)
+        return check_state(value, height, header, keys, stores)
+
+    async def _query(self, address: str, data: bytes) -> tuple[int, bytes]:
+        """The height and value of a `/state` answer, not yet compared with anything."""
+        result = await self._rpc.call_at(
+            address, "abci_query", path="/state", data=data.hex(), height="0", prove=False
+        )
+        try:
+            response = result["response"]
+            code, height = int(response.get("code", 0)), int(response.get("height", 0))
+            value = base64.b64decode(response.get("value") or "", validate=True)
+            log = str(response.get("log", ""))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise RemoteProtocolError("an RPC server's query answer is malformed") from error
+        if code or not value:
+            raise RpcError("the ledger has no answer yet:", f"code {code} {log}".rstrip())
+        return height, value
+
+    async def _header(self, address: str, height: int, timeout_s: float) -> Header:
+        """The believed header at a height that the server may reach in a moment only."""
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            try:
+                return await self._light.header(address, height)
+            except RpcError:
+                if asyncio.get_running_loop().time() > deadline_s:
+                    raise
+                await asyncio.sleep(POLL_S)
+
+    async def _transaction_at(
+        self, address: str, transaction_hash: bytes, timeout_s: float
+    ) -> ProvenTransaction:
+        """`timeout_s` is how long to wait for the next block, which commits to the result."""
+        shown = await self._rpc.call_at(address, "tx", hash=to_base64(transaction_hash), prove=True)
+        try:
+            height = int(shown["height"])
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise RemoteProtocolError("an RPC server's transaction is malformed") from error
+        header = await self._light.header(address, height)
+        raw, index, total = check_transaction(transaction_hash, shown, header)
+        results, successor = await both(
+            self._rpc.call_at(address, "block_results", height=str(height)),
+            self._header(address, height + 1, timeout_s),
+        )
+        code, log = check_results(results, index, total, successor)
+        return ProvenTransaction(transaction_hash, raw, height, index, code, log, header)
 
     async def _broadcast(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> bytes:
-        for attempt in range(3):
+        for attempt in range(4):
             nonce = self._next_nonce.get(identity.id)
             if nonce is None:
                 nonce = await self._nonce(identity)
             raw = sign_transaction(identity, self.network.chain_id, nonce, kind, data)
             result = await self._rpc.call("broadcast_tx_sync", tx=to_base64(raw))
-            code = _code(result)
+            try:
+                code, log = int(result.get("code", 0)), str(result.get("log", ""))
+            except (AttributeError, OverflowError, TypeError, ValueError) as error:
+                raise RemoteProtocolError("an RPC server's result is malformed") from error
             if code == 0:
                 self._next_nonce[identity.id] = nonce + 1
                 return raw
             self._next_nonce.pop(identity.id, None)
-            if code != BAD_NONCE or attempt == 2:
-                raise TransactionRejected(code, str(result.get("log", "")))
-            # Another of our transactions may be waiting for its block: let one pass.
+            if code != BAD_NONCE or attempt == 3:
+                raise TransactionRejected(code, log)
+            # Another of our transactions waits for its block, or is in one that the state which
+            # can be proven does not show yet: let one pass.
             await asyncio.sleep(1.0)
         raise AssertionError("the loop returns or raises")
 
     async def _nonce(self, identity: Identity) -> int:
         """The next nonce of `identity` as the ledger has it; a new key's is 0."""
-        _, account = await self.query(f"/account/{identity.id.hex()}")
-        if account is None:
-            return 0
-        if not isinstance(account, dict) or type(account.get("nonce")) is not int:
-            raise RemoteProtocolError("an RPC server's account is malformed")
-        return int(account["nonce"])
+        key = account_key(identity.id)
+        account = (await self.read((key,))).records[key]
+        return 0 if account is None else int(account["nonce"])
 
-    async def _included(self, raw: bytes) -> int:
-        digest = to_base64(hashlib.sha256(raw).digest())
-        deadline = asyncio.get_running_loop().time() + INCLUSION_TIMEOUT_S
-        while asyncio.get_running_loop().time() < deadline:
+    async def _included(self, raw: bytes) -> ProvenTransaction:
+        """Wait for the block that holds a transaction; servers that cannot show it are changed
+        now and then."""
+        transaction_hash = hashlib.sha256(raw).digest()
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + INCLUSION_TIMEOUT_S
+        addresses = self._rpc.in_order()
+        polls = 0
+        while loop.time() < deadline_s:
+            address = addresses[polls // POLLS_A_SERVER % len(addresses)]
             try:
-                found = await self._rpc.call("tx", hash=digest, prove=False)
+                return await self._transaction_at(
+                    address, transaction_hash, deadline_s - loop.time()
+                )
             except RpcError:  # not indexed yet
-                await asyncio.sleep(0.25)
-                continue
-            try:
-                result, height = found["tx_result"], int(found["height"])
-            except (KeyError, OverflowError, TypeError, ValueError) as error:
-                raise RemoteProtocolError("an RPC server's transaction is malformed") from error
-            code = _code(result)
-            if code:
-                raise TransactionRejected(code, str(result.get("log", "")))
-            return height
+                polls += 1
+            except ForkDetected:
+                raise
+            except (NoAnswer, RemoteProtocolError, ProofRefused):
+                polls += POLLS_A_SERVER
+            await asyncio.sleep(POLL_S)
         raise NetworkNotFound(
             f"the transaction was accepted but no block held it within {INCLUSION_TIMEOUT_S:.0f} s;"
             " the chain may have stopped (`ps-ledger status`)"
         )
 
+    async def _from_some_server(self, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+        """The first proven answer, from the server that gave the last one, or the next."""
+        failures: list[tuple[str, PlanetServeError]] = []
+        for address in self._rpc.in_order():
+            try:
+                async with asyncio.timeout(SERVER_TIMEOUT_S):
+                    answer = await ask(address)
+            except ForkDetected:
+                raise
+            except TimeoutError:
+                failures.append((address, NoAnswer(address, "too slow")))
+            except (ProofRefused, RemoteProtocolError, NoAnswer, RpcError) as error:
+                failures.append((address, error))
+            else:
+                self._rpc.prefer(address)
+                return answer
+        raise _combined(failures)
 
-def _code(result: Any) -> int:
-    """The result code in CometBFT's answer, which leaves a zero out."""
-    try:
-        return int(result.get("code", 0))
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise RemoteProtocolError("an RPC server's result is malformed") from error
+
+def _combined(failures: Sequence[tuple[str, PlanetServeError]]) -> PlanetServeError:
+    """What a reader is told when no server proves its answer: the worst of it, and all of it."""
+    reasons = "; ".join(f"{address}: {error}" for address, error in failures)
+    for kind in (ProofRefused, RemoteProtocolError):
+        worst = next((error for _, error in failures if isinstance(error, kind)), None)
+        if worst is not None:
+            return type(worst)(f"no server proves its answer. {reasons}")
+    refused = next((error for _, error in failures if isinstance(error, RpcError)), None)
+    if refused is not None:
+        return refused
+    return nobody_answered(
+        [
+            f"{address} ({error.reason if isinstance(error, NoAnswer) else error})"
+            for address, error in failures
+        ]
+    )

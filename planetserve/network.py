@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from planetserve.errors import ConfigurationError, NetworkNotFound
 
 VARIABLE = "PLANETSERVE_NETWORK"
 DEFAULT_PLACE = Path(".localnet") / "network.toml"
+TRUST_PERIOD_S = 14 * 24 * 3600
+"""How long a header is believed after its time, unless the file says otherwise."""
+HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,11 @@ class Network:
 
     `genesis_hash` is the SHA-256 of the genesis file in hex; `allow_cheats` is true only on
     networks made for experiments, where `ps-model --cheat` may run.
+
+    What a reader believes without proof is one block: the one at `trusted_height` with the hash
+    `trusted_hash`, or, without such, the chain's first block (`trusted_height`, or 1) if it has
+    the validators that `genesis_validators_hash` names. Both are hex. `trust_period_s` is how long
+    after its time a block is believed.
     """
 
     chain_id: str
@@ -28,6 +37,10 @@ class Network:
     rpc: tuple[str, ...]
     default_model: str
     allow_cheats: bool = False
+    genesis_validators_hash: str = ""
+    trusted_height: int = 1
+    trusted_hash: str = ""
+    trust_period_s: int = TRUST_PERIOD_S
 
     def to_toml(self) -> str:
         """The file's text."""
@@ -38,6 +51,10 @@ class Network:
             f"rpc = [{addresses}]\n"
             f"default_model = {_quoted(self.default_model)}\n"
             f"allow_cheats = {str(self.allow_cheats).lower()}\n"
+            f"genesis_validators_hash = {_quoted(self.genesis_validators_hash)}\n"
+            f"trusted_height = {self.trusted_height}\n"
+            f"trusted_hash = {_quoted(self.trusted_hash)}\n"
+            f"trust_period_s = {self.trust_period_s}\n"
         )
 
 
@@ -47,6 +64,18 @@ def load_network(path: Path | None = None, environment: Mapping[str, str] | None
 
     Raises `NetworkNotFound` saying where it looked, `ConfigurationError` for a malformed file.
     """
+    path = find_network(path, environment)
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise NetworkNotFound(f"cannot read the network file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    return _parse(content, path)
+
+
+def find_network(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Path:
+    """The place of the file that `load_network` reads. Raises `NetworkNotFound`."""
     environment = os.environ if environment is None else environment
     if path is None and environment.get(VARIABLE):
         path = Path(environment[VARIABLE])
@@ -58,13 +87,7 @@ def load_network(path: Path | None = None, environment: Mapping[str, str] | None
             f"{VARIABLE} is not set. Start a network of your own with `make localnet`, or name "
             "the file of an existing one with --network FILE"
         )
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise NetworkNotFound(f"cannot read the network file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    return _parse(content, path)
+    return path
 
 
 def _search_upwards(start: Path) -> Path | None:
@@ -89,12 +112,29 @@ def _parse(content: Mapping[str, Any], path: Path) -> Network:
     rpc = content["rpc"]
     if not rpc or not all(isinstance(a, str) and a.startswith("http") for a in rpc):
         raise ConfigurationError(f"{path}: rpc must list at least one http:// address")
+    trust: dict[str, Any] = {
+        "genesis_validators_hash": "",
+        "trusted_height": 1,
+        "trusted_hash": "",
+        "trust_period_s": TRUST_PERIOD_S,
+    }
+    for name, default in trust.items():
+        trust[name] = content.get(name, default)
+        if type(trust[name]) is not type(default):
+            raise ConfigurationError(f"{path}: {name} must be of type {type(default).__name__}")
+    for name in ("genesis_validators_hash", "trusted_hash"):
+        if trust[name] and HASH.fullmatch(trust[name]) is None:
+            raise ConfigurationError(f"{path}: {name} must be 64 hex digits")
+    for name in ("trusted_height", "trust_period_s"):
+        if trust[name] < 1:
+            raise ConfigurationError(f"{path}: {name} must be at least 1")
     return Network(
-        content["chain_id"],
-        content["genesis_hash"],
-        tuple(rpc),
-        content["default_model"],
-        content["allow_cheats"],
+        chain_id=content["chain_id"],
+        genesis_hash=content["genesis_hash"],
+        rpc=tuple(rpc),
+        default_model=content["default_model"],
+        allow_cheats=content["allow_cheats"],
+        **trust,
     )
 
 

@@ -26,20 +26,39 @@ class RpcError(PlanetServeError):
         self.data = data
 
 
+class NoAnswer(NetworkNotFound):
+    """One address did not answer; `reason` is the kind of failure."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"the RPC server {address} did not answer ({reason})")
+        self.reason = reason
+
+
 class Rpc:
     """Calls go to the address that answered last; after a failure to the next, once round."""
 
     def __init__(self, addresses: Sequence[str], timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-        self._addresses = list(addresses)
+        self.addresses = tuple(addresses)
         self._timeout_s = timeout_s
         self._current = 0
         self._ids = itertools.count()
         self._http = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S), trust_env=False
+            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            # Loading the system's certificates takes longer than an answer; http:// needs none.
+            verify=any(address.startswith("https:") for address in addresses),
+            trust_env=False,
         )
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    def in_order(self) -> list[str]:
+        """The addresses, the one that answered last first."""
+        return [*self.addresses[self._current :], *self.addresses[: self._current]]
+
+    def prefer(self, address: str) -> None:
+        """Ask `address` first from now on."""
+        self._current = self.addresses.index(address)
 
     async def call(self, method: str, **params: Any) -> Any:
         """The `result` of one call.
@@ -49,32 +68,31 @@ class Rpc:
         """
         failures = []
         last_error: Exception | None = None
-        for offset in range(len(self._addresses)):
-            index = (self._current + offset) % len(self._addresses)
-            address = self._addresses[index]
+        for address in self.in_order():
             try:
-                # The client's own limits are for each read; a server that drips must end too.
-                async with asyncio.timeout(self._timeout_s):
-                    result = await self._call_one(address, method, params)
-            except (
-                TimeoutError,
-                httpx2.HTTPError,
-                httpx2.InvalidURL,
-                RemoteProtocolError,
-            ) as error:
+                result = await self.call_at(address, method, **params)
+            except RemoteProtocolError as error:
                 failures.append(f"{address} ({type(error).__name__})")
                 last_error = error
-                continue
-            self._current = index
-            return result
+            except NoAnswer as error:
+                failures.append(f"{address} ({error.reason})")
+                last_error = error
+            else:
+                self.prefer(address)
+                return result
         if isinstance(last_error, RemoteProtocolError):
             raise last_error
-        raise NetworkNotFound(
-            "no RPC server answered: tried "
-            + ", ".join(failures)
-            + ". Is the network running (`ps-localnet status`)? Are the addresses in the network "
-            "file right?"
-        ) from last_error
+        raise nobody_answered(failures) from last_error
+
+    async def call_at(self, address: str, method: str, **params: Any) -> Any:
+        """The `result` of one call to one address. Raises `RpcError`, `NoAnswer` or
+        `RemoteProtocolError`."""
+        try:
+            # The client's own limits are for each read; a server that drips must end too.
+            async with asyncio.timeout(self._timeout_s):
+                return await self._call_one(address, method, params)
+        except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise NoAnswer(address, type(error).__name__) from error
 
     async def _call_one(self, address: str, method: str, params: dict[str, Any]) -> Any:
         request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
@@ -98,6 +116,16 @@ class Rpc:
         if "result" not in answer:
             raise RemoteProtocolError("an RPC server's answer has neither result nor error")
         return answer["result"]
+
+
+def nobody_answered(failures: Sequence[str]) -> NetworkNotFound:
+    """`failures` say for each address why not."""
+    return NetworkNotFound(
+        "no RPC server answered: tried "
+        + ", ".join(failures)
+        + ". Is the network running (`ps-localnet status`)? Are the addresses in the network "
+        "file right?"
+    )
 
 
 def to_base64(data: bytes) -> str:

@@ -53,7 +53,7 @@ def test_probers_of_the_other_validators_keep_their_keys_free() -> None:
 
 def test_the_network_file_lists_every_rpc_server() -> None:
     plan = plan_at()
-    network = plan.network("ab" * 32)
+    network = plan.network("ab" * 32, "cd" * 32)
     assert network.rpc == tuple(
         f"http://{node.addresses['rpc']}" for node in plan.of_role(VALIDATOR)
     )

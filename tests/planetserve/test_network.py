@@ -9,13 +9,33 @@ import pytest
 from planetserve.errors import ConfigurationError, NetworkNotFound
 from planetserve.network import Network, load_network
 
-NETWORK = Network("chain-1", "ab" * 32, ("http://127.0.0.1:1", "http://[::1]:2"), "tiny", True)
+NETWORK = Network(
+    "chain-1",
+    "ab" * 32,
+    ("http://127.0.0.1:1", "http://[::1]:2"),
+    "tiny",
+    allow_cheats=True,
+    genesis_validators_hash="cd" * 32,
+    trusted_height=7,
+    trusted_hash="ef" * 32,
+    trust_period_s=100,
+)
 
 
 def test_it_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "network.toml"
     path.write_text(NETWORK.to_toml())
     assert load_network(path) == NETWORK
+
+
+def test_what_it_trusts_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    lines = NETWORK.to_toml().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "trust" not in line))
+    network = load_network(path)
+    assert network.genesis_validators_hash == "cd" * 32
+    assert (network.trusted_height, network.trusted_hash) == (1, "")
+    assert network.trust_period_s == 14 * 24 * 3600
 
 
 def test_it_is_found_above_the_working_directory(
@@ -52,6 +72,10 @@ def test_without_one_the_error_says_where_it_looked_and_what_to_do(
         (('"http://127.0.0.1:1", "http://[::1]:2"', ""), "at least one"),
         (('"http://127.0.0.1:1"', '"ftp://x"'), "at least one http"),
         (("chain_id =", "chain_id"), "not TOML"),
+        (("cd" * 32, "cd"), "genesis_validators_hash must be 64 hex"),
+        (("ef" * 32, "zz" * 32), "trusted_hash must be 64 hex"),
+        (("trusted_height = 7", "trusted_height = 0"), "trusted_height must be at least 1"),
+        (("trust_period_s = 100", "trust_period_s = true"), "trust_period_s must be of type int"),
     ],
 )
 def test_a_malformed_file_is_refused(
