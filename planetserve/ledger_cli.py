@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 DEFAULT_EXPIRY_BLOCKS = 100_000
 MIN_PREFIX = 4
+MAX_HISTORY = 100
 
 app = typer.Typer(
     help="The network's ledger: who serves, who verifies, and what the probes said.",
@@ -37,27 +38,24 @@ KeyFile = Annotated[Path, typer.Option("--key", help="The verifier's prober key 
 @app.command()
 def status(network: NetworkFile = None, as_json: AsJson = False) -> None:
     """Height, epoch and its windows, verifiers and parameters."""
-    content = ask(network, lambda ledger: ledger.status())
+    from dataclasses import asdict
+
+    found = ask(network, lambda ledger: ledger.status())
     if as_json:
-        show_json(content)
+        show_json(asdict(found))
         return
-    with answers_of_expected_form():
-        pairs = [
-            ("chain", content["chain_id"]),
-            ("height", content["height"]),
-            ("app hash", content["app_hash"].hex()),
-            ("nodes", content["nodes"]),
-            (
-                "epoch",
-                f"{content['epoch']} (heights {_range(content, 'epoch_start', 'epoch_end')})",
-            ),
-            ("commits", f"at heights {_range(content, 'epoch_start', 'commit_end')}"),
-            ("reveals", f"at heights {_range(content, 'commit_end', 'reveal_end')}"),
+    show_pairs(
+        [
+            ("chain", found.chain_id),
+            ("verified", f"at height {found.height}"),
+            ("epoch", f"{found.epoch} (heights {found.epoch_start} to {found.epoch_end - 1})"),
+            ("commits", f"at heights {found.epoch_start} to {found.commit_end - 1}"),
+            ("reveals", f"at heights {found.commit_end} to {found.reveal_end - 1}"),
         ]
-        show_pairs(pairs)
-        verifiers = [[v["name"], v["id"].hex(), v["power"]] for v in content["verifiers"]]
-        show_table(["verifier", "id", "power"], verifiers)
-        show_table(["parameter", "value"], [list(item) for item in content["params"].items()])
+    )
+    verifiers = [[item.name, item.id.hex(), item.power] for item in found.verifiers]
+    show_table(["verifier", "id", "power"], verifiers)
+    show_table(["parameter", "value"], [list(item) for item in found.parameters.items()])
 
 
 @app.command()
@@ -87,14 +85,12 @@ def nodes(network: NetworkFile = None, as_json: AsJson = False) -> None:
 def reputation(node: NodeName, network: NetworkFile = None, as_json: AsJson = False) -> None:
     """A node's reputation and the settled epochs that made it."""
 
-    async def read(ledger: LedgerClient) -> Any:
+    async def read(ledger: LedgerClient) -> tuple[NodeRecord, list[Any]]:
         record = find_node(await ledger.routes(), node)
-        _, content = await ledger.query(f"/reputation/{record.id.hex()}")
-        return record, content
+        return record, await _history(ledger, record.id)
 
-    record, content = ask(network, read)
+    record, history = ask(network, read)
     with answers_of_expected_form():
-        history = content["history"]
         if as_json:
             show_json({"node": node_json(record), "history": history})
             return
@@ -111,8 +107,8 @@ def reputation(node: NodeName, network: NetworkFile = None, as_json: AsJson = Fa
                 item["epoch"],
                 _share(item["credit_ppm"]),
                 f"{_share(item['before_ppm'])} -> {_share(item['after_ppm'])}",
-                f"{item['abnormal']} of {item['window_epochs']}",
-                ", ".join(_share(score["score_ppm"]) for score in item["scores"]),
+                item["abnormal"],
+                ", ".join(_share(score[2]) for score in item["scores"]),
                 item["reason"],
             ]
             for item in history
@@ -128,25 +124,29 @@ def epoch(
 ) -> None:
     """An epoch's commits, reveals and results."""
     from planetserve.errors import UsageError
+    from planetserve.statekeys import epoch_key, result_key
 
-    async def read(ledger: LedgerClient) -> Any:
-        _, content = await ledger.query(f"/epoch/{number}")
-        return content, await ledger.routes()
+    async def read(ledger: LedgerClient) -> tuple[Any, list[Any], RouteSet]:
+        found = await ledger.routes()
+        key = epoch_key(number)
+        content = (await ledger.read((key,))).records[key]
+        nodes = [] if content is None else [result_key(number, node.id) for node in found.nodes]
+        results = (await ledger.read(nodes)).records.values()
+        return content, [item for item in results if item is not None], found
 
-    content, found = ask(network, read)
+    content, results, found = ask(network, read)
     if content is None:
-        raise UsageError(f"epoch {number} has not begun; `ps-ledger status` names the current one")
+        raise UsageError(f"epoch {number} is not settled; `ps-ledger status` names the current one")
     if as_json:
-        show_json(content)
+        show_json({**content, "results": results})
         return
     with answers_of_expected_form():
         names = {bytes(item.id): item.name for item in found.nodes}
-        settled = content["settled"]
         show_pairs(
             [
                 ("epoch", content["epoch"]),
-                ("heights", _range(content, "start", "end")),
-                ("settled", "not yet" if settled is None else f"at height {settled}"),
+                ("start", f"at height {content['start']}"),
+                ("settled", f"at height {content['settled']}"),
                 ("commits", content["commits"]),
                 ("reveals", content["reveals"]),
             ]
@@ -159,7 +159,7 @@ def epoch(
                 item["status"],
                 item["reason"],
             ]
-            for item in content["results"]
+            for item in results
         ]
         show_table(["node", "credit C", "reputation R", "status", "why"], rows)
 
@@ -211,15 +211,37 @@ async def _send(ledger: LedgerClient, key: Path, kind: str, data: Any) -> int:
         return await ledger.send(identity, kind, data)
 
 
+async def _history(ledger: LedgerClient, node: bytes) -> list[Any]:
+    """A node's last settled results, oldest first: each names the one before."""
+    from planetserve.statekeys import reputation_key, result_key
+
+    key = reputation_key(node)
+    record = (await ledger.read((key,))).records[key]
+    history: list[Any] = []
+    with answers_of_expected_form():
+        last = None if record is None else record["last"]
+        while last is not None and len(history) < MAX_HISTORY:
+            key = result_key(last[1], last[0])
+            result = (await ledger.read((key,))).records[key]
+            if result is None:  # dropped, being too old
+                break
+            history.insert(0, result)
+            last = result["previous"]
+    return history
+
+
 def ask(network: Path | None, question: Callable[[LedgerClient], Awaitable[Result]]) -> Result:
     """Run one conversation with the ledger of a network file."""
     import asyncio
 
     from planetserve.ledger import LedgerClient
-    from planetserve.network import load_network
+    from planetserve.light.trust import trust_file
+    from planetserve.network import find_network, load_network
 
     async def converse() -> Result:
-        async with LedgerClient(load_network(network)) as ledger:
+        path = find_network(network)
+        content = load_network(path)
+        async with LedgerClient(content, trust_file(path, content)) as ledger:
             return await question(ledger)
 
     return asyncio.run(converse())
@@ -315,10 +337,6 @@ def _printable(value: Any) -> str:
 
 def _share(ppm: int | None) -> str:
     return "-" if ppm is None else f"{ppm / 1_000_000:.3f}"
-
-
-def _range(content: dict[str, Any], start: str, end: str) -> str:
-    return f"{content[start]} to {content[end] - 1}"
 
 
 def main() -> None:
