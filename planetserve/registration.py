@@ -10,30 +10,38 @@ from planetserve.errors import PlanetServeError, TransactionRejected
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
-from planetserve.records import NodeRecord
-from planetserve.transactions import REGISTER
+from planetserve.records import RETIRED, NodeRecord
+from planetserve.transactions import REGISTER, UPDATE
 
 RETRY_S = 1.0
 MAX_RETRY_S = 15.0
+ALREADY_REGISTERED = 14
+"""See `abci_app.core.codes`."""
 
 log = get_logger()
 
 
 async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, Any]) -> None:
-    """Register `identity` with `data` (see `planetserve.transactions.register`), unless the
-    ledger already says just that. Waits, with longer and longer pauses, while no RPC server
-    answers as it should. Raises `TransactionRejected`."""
+    """Register `identity` with `data` (see `planetserve.transactions.register`), or update what
+    the ledger says of it; nothing is sent when that is the same. Waits, with longer and longer
+    pauses, while no RPC server answers as it should. Raises `TransactionRejected`."""
     pause_s = RETRY_S
     while True:
         try:
             routes = await ledger.routes()
             record = routes.find(identity.id)
-            if record is None or not _says(record, data):
+            if record is None or record.status == RETIRED:
                 await ledger.send(identity, REGISTER, data)
                 log.info("registered", name=data["name"])
+            elif not _says(record, data):
+                await ledger.send(identity, UPDATE, data)
+                log.info("updated", name=data["name"])
             return
-        except TransactionRejected:
-            raise
+        except TransactionRejected as error:
+            # The state that can be proven may not show the last blocks yet.
+            if error.code != ALREADY_REGISTERED:
+                raise
+            await asyncio.sleep(RETRY_S)
         except PlanetServeError as error:
             log.warning("ledger_unreachable", reason=str(error), retry_s=pause_s)
             await asyncio.sleep(pause_s)
