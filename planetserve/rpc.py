@@ -9,9 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx2
-
 from planetserve.errors import NetworkNotFound, PlanetServeError, RemoteProtocolError
+from planetserve.http import HttpClient, HttpError
 
 REQUEST_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.5
@@ -42,15 +41,10 @@ class Rpc:
         self._timeout_s = timeout_s
         self._current = 0
         self._ids = itertools.count()
-        self._http = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-            # Loading the system's certificates takes longer than an answer; http:// needs none.
-            verify=any(address.startswith("https:") for address in addresses),
-            trust_env=False,
-        )
+        self._http = HttpClient(MAX_ANSWER_BYTES, CONNECT_TIMEOUT_S)
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     def in_order(self) -> list[str]:
         """The addresses, the one that answered last first."""
@@ -88,22 +82,19 @@ class Rpc:
         """The `result` of one call to one address. Raises `RpcError`, `NoAnswer` or
         `RemoteProtocolError`."""
         try:
-            # The client's own limits are for each read; a server that drips must end too.
+            # A server that drips must end too.
             async with asyncio.timeout(self._timeout_s):
                 return await self._call_one(address, method, params)
-        except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise NoAnswer(address, type(error).__name__) from error
+        except TimeoutError as error:
+            raise NoAnswer(address, "too slow") from error
+        except HttpError as error:
+            raise NoAnswer(address, str(error)) from error
 
     async def _call_one(self, address: str, method: str, params: dict[str, Any]) -> Any:
         request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
-        chunks = bytearray()
-        async with self._http.stream("POST", address, json=request) as response:
-            async for chunk in response.aiter_bytes():
-                chunks += chunk
-                if len(chunks) > MAX_ANSWER_BYTES:
-                    raise RemoteProtocolError("an RPC server's answer exceeds the size limit")
+        body = await self._http.post(address, json.dumps(request).encode())
         try:
-            answer = json.loads(bytes(chunks))
+            answer = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RemoteProtocolError("an RPC server's answer is not JSON") from error
         if not isinstance(answer, dict):
