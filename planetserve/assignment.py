@@ -8,7 +8,7 @@ Hashed with a node's id, the ticket says whether the prober is assigned that nod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from planetserve.encoding import encode
 
@@ -21,16 +21,42 @@ def first_seed(chain_id: str) -> bytes:
     return hashlib.sha256(b"planetserve/seed/v1\0" + encode({"chain_id": chain_id})).digest()
 
 
-def next_seed(seed: bytes, outputs: Mapping[bytes, bytes]) -> bytes:
-    """The seed of the epoch after one with `seed`, from the VRF outputs revealed in it by prober.
+def contributor_of(
+    seed: bytes, powers: Sequence[tuple[bytes, int]], revealed: Collection[bytes]
+) -> bytes | None:
+    """The prober whose VRF output makes the seed after `seed`; None when nobody `revealed`.
 
-    Each output is the only one that its key can prove for `seed`. So a prober can but leave its
-    own out, and one that committed and did not reveal sits out the next epoch: what it withheld
-    cannot win itself an assignment.
+    Probers are drawn from `powers` (id and power, in an order that nobody can choose), with
+    chances as their powers and none twice, until one is among those that revealed.
+    """
+    left = list(powers)
+    draws = 0
+    while left:
+        digest = hashlib.sha256(
+            b"planetserve/contributor/v1\0" + seed + bytes([draws >> 8, draws & 255])
+        ).digest()
+        point = int.from_bytes(digest, "big") % sum(power for _, power in left)
+        at = 0
+        while point >= left[at][1]:
+            point -= left[at][1]
+            at += 1
+        prober, _ = left.pop(at)
+        if prober in revealed:
+            return prober
+        draws += 1
+    return None
+
+
+def next_seed(seed: bytes, output: bytes) -> bytes:
+    """The seed of the epoch after one with `seed`, from the VRF output of `contributor_of`, empty
+    when there is none.
+
+    The output is the only one that the contributor's key can prove for `seed`. All that liars can
+    choose is whether to show it, in the less than a third of all epochs in which they are drawn.
+    Were all outputs mixed instead, k of them could choose among 2^k seeds.
     """
     return hashlib.sha256(
-        b"planetserve/seed/v1\0"
-        + encode({"outputs": [outputs[prober] for prober in sorted(outputs)], "seed": seed})
+        b"planetserve/seed/v1\0" + encode({"output": output, "seed": seed})
     ).digest()
 
 

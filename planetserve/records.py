@@ -111,7 +111,7 @@ def _is_node_record(value: Any) -> bool:
 @dataclass(frozen=True, slots=True)
 class VerifierRecord:
     """A validator and its prober, as the ledger knows them. `trust_ppm` falls with faults of the
-    prober; in epoch `benched` it may not commit, -1 for none."""
+    prober; up to epoch `benched` it may not commit, -1 for none."""
 
     id: NodeId
     key: bytes

@@ -167,7 +167,7 @@ class Prober:
             return
         self._round = None
         benched = any(
-            verifier.id == self._identity.id and verifier.benched == clock.epoch
+            verifier.id == self._identity.id and verifier.benched >= clock.epoch
             for verifier in status.verifiers
         )
         if self.judge is None or not clock.may_begin or self._routes is None or benched:

@@ -40,7 +40,7 @@ def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     commitment = fields.octets(data, "commitment", DIGEST_BYTES)
     prober = require_verifier(view, context.sender)
     _require_window(context, epoch, context.window.start, context.window.commit_end)
-    if prober.benched == epoch:
+    if prober.benched >= epoch:
         raise Rejected(Code.BENCHED)
     _scored_node(view, node)
     quota = load_quota(view, prober.id)

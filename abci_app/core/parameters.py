@@ -26,8 +26,9 @@ class Parameters:
     regains it; `admission_*` what a model node's first probes must show.
 
     `probers_per_node` is how many probers are drawn for a node in good standing; below
-    `full_below_ppm` all of them judge it. A prober whose scores lie further than `distance_ppm`
-    from the median loses trust, and with the last of it half of its power.
+    `full_below_ppm` all of them judge it, as they do for `alarm_epochs` after a bad credit. A
+    prober whose scores lie further than `distance_ppm` from the median loses trust, and with the
+    last of it half of its power.
     """
 
     epoch_blocks: int = 25
@@ -48,6 +49,7 @@ class Parameters:
     admission_epochs: int = 1
     probers_per_node: int = 8
     full_below_ppm: int = 600_000
+    alarm_epochs: int = 8
     distance_ppm: int = 250_000
     trust_loss_ppm: int = 200_000
     trust_gain_ppm: int = 50_000
@@ -84,6 +86,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "admission_epochs": (1, 1_000),
     "probers_per_node": (1, 1_000),
     "full_below_ppm": (0, ONE_PPM),
+    "alarm_epochs": (1, 1_000),
     "distance_ppm": (1, ONE_PPM),
     "trust_loss_ppm": (0, ONE_PPM),
     "trust_gain_ppm": (0, ONE_PPM),

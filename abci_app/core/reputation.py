@@ -20,7 +20,7 @@ from abci_app.core.state import Reader, View, load
 from planetserve.statekeys import reputation_key
 
 KEPT = "no quorum: reputation kept"
-ALARMED = "a sample of the probers found the node abnormal: all of them judge the next epoch"
+ALARMED = "a sample of the probers found the node bad: all of them judge the next epochs"
 SMOOTHED = "smoothed with this epoch's credit"
 PUNISHED = "punished: too many abnormal epochs in the window"
 REASONS = (KEPT, ALARMED, SMOOTHED, PUNISHED)
@@ -36,8 +36,8 @@ VERDICTS = ("", ADMITTED, LOST_REPUTATION, LOST_CUSUM, REGAINED)
 class Reputation:
     """`ppm` is R; `window_ppm` are the credits C of the node's last settled epochs, oldest first.
 
-    `streak` counts the good epochs up to now; `alarm` says that everyone must judge the next
-    epoch; `last` names the node id and epoch of the newest result, whose `previous` goes on.
+    `streak` counts the good epochs up to now; `alarm` is how many more good epochs everyone must
+    judge; `last` names the node id and epoch of the newest result, whose `previous` goes on.
     """
 
     ppm: int
@@ -46,7 +46,7 @@ class Reputation:
     trusted: bool = True
     admitted: bool = False
     streak: int = 0
-    alarm: bool = False
+    alarm: int = 0
     last: tuple[bytes, int] | None = None
 
     def to_wire(self) -> dict[str, Any]:
@@ -96,7 +96,9 @@ def updated(before: Reputation, credit_ppm: int, parameters: Parameters) -> Upda
         window_ppm=window,
         cusum_ppm=cusum_after(before.cusum_ppm, credit_ppm, parameters),
         streak=before.streak + 1 if is_good(before, credit_ppm, parameters) else 0,
-        alarm=False,
+        alarm=max(before.alarm - 1, 0)
+        if credit_ppm >= alarm_below_ppm(parameters)
+        else parameters.alarm_epochs,
     )
     after, verdict = judged(after, parameters)
     return Update(after, abnormal, reason, verdict)
@@ -108,8 +110,10 @@ def kept(before: Reputation, parameters: Parameters) -> Update:
 
 
 def alarmed(before: Reputation, parameters: Parameters) -> Update:
-    """A sample's bad credit is no judgement: by chance most of it may be liars."""
-    after = replace(before, alarm=True)
+    """A sample's bad credit is no judgement: by chance most of it may be liars. The alarm lasts,
+    or a node could cheat when few look and behave in the one epoch in which it knows that
+    everyone does."""
+    after = replace(before, alarm=parameters.alarm_epochs)
     return Update(after, abnormal_in(before.window_ppm, parameters), ALARMED)
 
 
@@ -133,6 +137,11 @@ def judged(after: Reputation, parameters: Parameters) -> tuple[Reputation, str]:
         return after, ""
     back = replace(after, admitted=True, trusted=True, streak=0, cusum_ppm=cusum)
     return back, REGAINED
+
+
+def alarm_below_ppm(parameters: Parameters) -> int:
+    """What a sample must not decide: any credit that counts against the node."""
+    return max(parameters.abnormal_below_ppm, parameters.cusum_reference_ppm)
 
 
 def is_good(before: Reputation, credit_ppm: int, parameters: Parameters) -> bool:

@@ -2,6 +2,10 @@
 
 The old key asks for it and the new key agrees. It takes effect when the epoch is settled, so that
 nobody escapes the judgement of a running epoch, and the history stays one chain of results.
+
+Assignments are drawn from keys and ids, so that one could look for a key that draws well. A
+prober therefore rests for a while under its new key, and everyone judges a model node under its
+new id, as after an alarm.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
 from abci_app.core.credentials import Credential, save_credential
 from abci_app.core.nodes import load_node, require_node, save_node
+from abci_app.core.parameters import Chain, load_chain
 from abci_app.core.state import View, load, records
 from abci_app.core.verifiers import delete_verifier, load_verifier, save_verifier
 from planetserve.keys import NODE_ID_BYTES, node_id, verify
@@ -34,6 +39,9 @@ ROTATE_FIELDS = frozenset({"new_key", "proof"})
 RESERVED = b"i"
 """Kind of a `keys/` record that keeps an id free for a rotation."""
 MAX_FORMER = 32
+REST_EPOCHS = 32
+"""How long a prober rests under a new key: by then the key says nothing about the seeds that its
+owner could foresee when it chose it."""
 
 
 def rotate(view: View, context: Context, data: Mapping[str, Any]) -> None:
@@ -66,17 +74,18 @@ def rotate(view: View, context: Context, data: Mapping[str, Any]) -> None:
 def apply_rotations(view: View, height: int) -> list[tuple[bytes, bytes]]:
     """Carry out what the epoch that `height` ends has collected; the pairs of old and new ids."""
     pending = list(records(view, b"rotations/"))
+    chain = load_chain(view)
     for old, record in pending:
         view.delete(rotation_key(old))
         view.delete(holder_key(RESERVED, node_id(record["new_key"])))
     moves = []
     for old, record in pending:
-        if _move(view, old, record["new_key"], height):
+        if _move(view, old, record["new_key"], height, chain):
             moves.append((old, bytes(node_id(record["new_key"]))))
     return moves
 
 
-def _move(view: View, old: bytes, new_key: bytes, height: int) -> bool:
+def _move(view: View, old: bytes, new_key: bytes, height: int, chain: Chain) -> bool:
     node, new = load_node(view, old), node_id(new_key)
     if node is None or node.retired or load_node(view, new) is not None:
         return False
@@ -93,11 +102,13 @@ def _move(view: View, old: bytes, new_key: bytes, height: int) -> bool:
             save_credential(view, new, role, endorser, Credential(**record))
     reputation = load(view, reputation_key(old))
     if reputation is not None:
-        view.save(reputation_key(new), reputation)
+        alarm = max(reputation["alarm"], chain.parameters.alarm_epochs)
+        view.save(reputation_key(new), {**reputation, "alarm": alarm})
     for key in (node_key(old), reputation_key(old), route_key(old)):
         view.delete(key)
     verifier = load_verifier(view, old)
     if verifier is not None:
         delete_verifier(view, old)
-        save_verifier(view, replace(verifier, key=new_key, former=(*verifier.former, old)))
+        rotated = replace(verifier, key=new_key, former=(*verifier.former, old))
+        save_verifier(view, replace(rotated, benched=chain.epoch.number + REST_EPOCHS))
     return True

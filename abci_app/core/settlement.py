@@ -1,9 +1,11 @@
 """Settlement: in an epoch's last block its reveals become reputations.
 
-The credit C of a node is the power-weighted median of its revealed scores, taken only when the
-probers that revealed hold the quorum of the power that was to judge it: with less than a third of
-all power lying, the median lies among honest scores. Everything that led to a reputation is kept
-in the epoch's result for the node.
+The credit C of a node is the power-weighted median of its revealed scores, when the probers that
+revealed hold the quorum of the power that was to judge it: with less than a third of all power
+lying, the median lies among honest scores. With less than the quorum, it takes more than half of
+all that power on one side of R to move R; otherwise liars who stay silent could keep a cheat in
+trust wherever an honest prober is missing. Everything that led to a reputation is kept in the
+epoch's result for the node.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from abci_app.core.routes import reputation_changed, standing
 from abci_app.core.state import View, records, unpack
 from abci_app.core.verifiers import Verifier, all_verifiers, save_verifier
 from planetserve import vrf
-from planetserve.assignment import chance_ppm
+from planetserve.assignment import chance_ppm, contributor_of, next_seed
 from planetserve.keys import NODE_ID_BYTES
 from planetserve.statekeys import epoch_key, result_key, results_prefix
 
@@ -88,14 +90,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Results in ascending order of node ids, verifiers whose record changed, and by prober its
-    conduct and, when it revealed, its VRF output."""
+    """Results in ascending order of node ids, verifiers whose record changed, by prober its
+    conduct, and the seed of the next epoch."""
 
     epoch: int
     results: tuple[Result, ...]
     changed: tuple[Verifier, ...]
     conducts: Mapping[bytes, Conduct]
-    outputs: Mapping[bytes, bytes]
+    next_seed: bytes
 
 
 def weighted_median(scores: Iterable[tuple[int, int]]) -> int:
@@ -111,16 +113,43 @@ def weighted_median(scores: Iterable[tuple[int, int]]) -> int:
 
 
 def agreed_credit(
-    scores: Sequence[Score], total_power: int, chance: int, parameters: Parameters
+    scores: Sequence[Score], total_power: int, chance: int, held_ppm: int, parameters: Parameters
 ) -> int | None:
-    """The median of `scores`, or None when less than the quorum of the power that was to judge
-    has revealed. A sample is held to its expected size, whatever the draw made of it."""
+    """The credit of a node whose reputation is `held_ppm`, None when its scores decide nothing.
+
+    With the quorum of the power that was to judge it is their median. Without, it is what the
+    median would be if all of the missing spoke for `held_ppm`, or None where they would decide.
+    A sample is held to its expected size, whatever the draw made of it.
+    """
+    due = total_power * chance
     revealed = sum(score.power for score in scores)
-    if revealed * ONE_PPM * ONE_PPM < parameters.quorum_ppm * total_power * chance:
-        return None
     if not revealed:
         return None
-    return weighted_median((score.score_ppm, score.power) for score in scores)
+    if revealed * ONE_PPM * ONE_PPM >= parameters.quorum_ppm * due:
+        return weighted_median((score.score_ppm, score.power) for score in scores)
+    ordered = sorted((score.score_ppm, score.power) for score in scores)
+    highest = _at_half(ordered, due)
+    if highest is not None and highest < held_ppm:
+        return highest
+    lowest = _at_half(ordered[::-1], due)
+    return lowest if lowest is not None and lowest > held_ppm else None
+
+
+def is_alarming(scores: Iterable[Score], parameters: Parameters) -> bool:
+    """Whether the median of a sample calls for everyone's judgement. However small the sample:
+    an alarm costs a good node nothing."""
+    credit = weighted_median((score.score_ppm, score.power) for score in scores)
+    return credit < rules.alarm_below_ppm(parameters)
+
+
+def _at_half(ordered: Iterable[tuple[int, int]], due: int) -> int | None:
+    """The score with which more than half of `due`, in millionths of power, is reached."""
+    reached = 0
+    for score, power in ordered:
+        reached += power
+        if 2 * reached * ONE_PPM > due:
+            return score
+    return None
 
 
 def is_settled_by(height: int, chain: Chain) -> bool:
@@ -147,7 +176,8 @@ def settle(view: View, height: int, chain: Chain) -> Settlement:
         reputation_changed(view, node, before, after, height)
         view.save_ordered(result_key(epoch, node), result.to_wire())
         results.append(result)
-        if result.credit_ppm is not None:
+        # Not in a sample: most of it may be liars, who then made the honest look far off.
+        if result.credit_ppm is not None and result.chance_ppm == ONE_PPM:
             for score in scores:
                 compared[score.prober] += 1
                 distance = abs(score.score_ppm - result.credit_ppm)
@@ -156,12 +186,24 @@ def settle(view: View, height: int, chain: Chain) -> Settlement:
     conducts = {
         prober: conduct_of(quota, compared[prober], far[prober]) for prober, quota in quotas.items()
     }
-    outputs = {prober: vrf.output(quota.proof) for prober, quota in quotas.items() if quota.proof}
     changed = penalised(verifiers, conducts, epoch, parameters)
     for verifier in changed:
         save_verifier(view, verifier)
-    _close(view, height, chain, len(results), total_power, conducts)
-    return Settlement(epoch, tuple(results), tuple(changed), conducts, outputs)
+    contributor = _contributor(chain.epoch.seed, verifiers, quotas)
+    output = b"" if contributor is None else vrf.output(quotas[contributor].proof)
+    _close(view, height, chain, len(results), total_power, conducts, contributor)
+    seed = next_seed(chain.epoch.seed, output)
+    return Settlement(epoch, tuple(results), tuple(changed), conducts, seed)
+
+
+def _contributor(
+    seed: bytes, verifiers: Iterable[Verifier], quotas: Mapping[bytes, Quota]
+) -> bytes | None:
+    """The prober whose VRF output makes the next seed."""
+    # In the order of keys that no rotation changes, or who rotates could choose its place.
+    ordered = sorted(verifiers, key=lambda verifier: verifier.consensus_key)
+    powers = [(bytes(verifier.id), verifier.power) for verifier in ordered]
+    return contributor_of(seed, powers, {prober for prober, quota in quotas.items() if quota.proof})
 
 
 def _judge(
@@ -174,11 +216,11 @@ def _judge(
 ) -> Result:
     parameters = chain.parameters
     chance = chance_ppm(before.to_wire(), parameters.full_below_ppm, chain.epoch.sample_ppm)
-    credit = agreed_credit(scores, total_power, chance, parameters)
-    if credit is None:
-        update = rules.kept(before, parameters)
-    elif chance < ONE_PPM and credit < parameters.abnormal_below_ppm:
+    credit = agreed_credit(scores, total_power, chance, before.ppm, parameters)
+    if chance < ONE_PPM and is_alarming(scores, parameters):
         update = rules.alarmed(before, parameters)
+    elif credit is None:
+        update = rules.kept(before, parameters)
     else:
         update = rules.updated(before, credit, parameters)
     return Result(
@@ -216,6 +258,7 @@ def _close(
     nodes: int,
     total_power: int,
     conducts: Mapping[bytes, Conduct],
+    contributor: bytes | None,
 ) -> None:
     """Write the epoch's record, empty what was its own and drop what is too old to keep."""
     epoch = chain.epoch
@@ -231,6 +274,7 @@ def _close(
             "total_power": total_power,
             "commits": sum(conduct.commits for conduct in conducts.values()),
             "reveals": sum(conduct.reveals for conduct in conducts.values()),
+            "contributor": contributor,
             "probers": [conducts[prober].to_wire(prober) for prober in sorted(conducts)],
             "params": chain.parameters.to_wire(),
         },

@@ -34,7 +34,7 @@ from abci_app.core.state import Reader, View, unpack
 from abci_app.core.transactions import execute, read_transaction
 from abci_app.core.upgrades import UPGRADES, Upgrade, run_upgrade
 from abci_app.core.verifiers import all_verifiers, verifier_from
-from planetserve.assignment import next_seed, sample_ppm
+from planetserve.assignment import sample_ppm
 from planetserve.transactions import Transaction
 
 ReadTransaction = Callable[[bytes, str], Transaction]
@@ -132,7 +132,7 @@ def _begin_epoch(view: View, start: int, chain: Chain, settlement: Settlement) -
     epoch = Epoch(
         number=chain.epoch.number + 1,
         start=start,
-        seed=next_seed(chain.epoch.seed, settlement.outputs),
+        seed=settlement.next_seed,
         sample_ppm=sample_ppm(parameters.probers_per_node, len(all_verifiers(view))),
     )
     save_chain(view, replace(chain, parameters=parameters, epoch=epoch))

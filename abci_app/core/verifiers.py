@@ -21,7 +21,8 @@ MAX_TOTAL_POWER = ((1 << 63) - 1) // 8
 class Verifier:
     """`key` is the prober's Ed25519 key and the verifier's identity; `consensus_key` is the
     Ed25519 key that signs blocks; `power` weighs votes and scores. `trust_ppm` falls with faults
-    of its prober; in epoch `benched` it may not commit. `former` are its ids before rotations."""
+    of its prober; up to epoch `benched` it may not commit. `former` are its ids before
+    rotations."""
 
     key: bytes
     name: str

@@ -223,7 +223,7 @@ def test_one_who_is_back_has_half_of_the_limit_on_record() -> None:
 
 
 def test_an_epoch_without_quorum_changes_nothing() -> None:
-    before = Reputation(700_000, (100_000, 900_000), 30_000, True, True, 2, alarm=True)
+    before = Reputation(700_000, (100_000, 900_000), 30_000, True, True, 2, alarm=3)
     update = kept(before, PARAMETERS)
     assert (update.reputation, update.abnormal, update.reason) == (before, 1, KEPT)
 
@@ -231,8 +231,15 @@ def test_an_epoch_without_quorum_changes_nothing() -> None:
 def test_a_sample_s_alarm_is_no_judgement() -> None:
     before = IN_GOOD_STANDING
     update = alarmed(before, PARAMETERS)
-    assert (update.reputation, update.reason) == (replace(before, alarm=True), ALARMED)
-    assert not after(update.reputation, 900_000).reputation.alarm
+    assert (update.reputation, update.reason) == (replace(before, alarm=8), ALARMED)
+
+
+def test_an_alarm_ends_with_as_many_good_epochs() -> None:
+    reputation = alarmed(IN_GOOD_STANDING, PARAMETERS).reputation
+    assert after(reputation, *[900_000] * 7).reputation.alarm == 1
+    assert after(reputation, *[900_000] * 8).reputation.alarm == 0
+    assert after(reputation, *[900_000] * 7, 499_999).reputation.alarm == 8
+    assert after(IN_GOOD_STANDING, 499_999).reputation.alarm == 8
 
 
 @given(
@@ -244,7 +251,7 @@ def test_a_sample_s_alarm_is_no_judgement() -> None:
         st.booleans(),
         st.booleans(),
         st.integers(0, 100),
-        st.booleans(),
+        st.integers(0, 100),
         st.none() | st.tuples(st.binary(min_size=20, max_size=20), st.integers(0, 99)),
     )
 )

@@ -15,7 +15,8 @@ from abci_app.core.parameters import Epoch, Parameters
 from abci_app.core.reputation import ALARMED, KEPT, LOST_REPUTATION, PUNISHED, REGAINED, SMOOTHED
 from abci_app.core.settlement import CLEARED, Score, agreed_credit, weighted_median
 from abci_app.core.state import load, records
-from planetserve import transactions
+from planetserve import transactions, vrf
+from planetserve.assignment import contributor_of, next_seed
 from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED
 from planetserve.statekeys import (
     EPOCH_KEY,
@@ -105,8 +106,29 @@ def test_the_quorum_is_a_share_of_the_power_that_was_to_judge(
     total = sum(powers) + rest
     needed = Fraction(quorum, MILLION) * Fraction(chance, MILLION) * total
     reached = sum(powers) >= needed and sum(powers) > 0
-    credit = agreed_credit(scores, total, chance, Parameters(quorum_ppm=quorum))
+    # All scores equal R, so that less than the quorum decides nothing.
+    credit = agreed_credit(scores, total, chance, 500_000, Parameters(quorum_ppm=quorum))
     assert (credit is not None) == reached
+
+
+@pytest.mark.parametrize(
+    ("revealed", "credit"),
+    [
+        ([(100_000, 30), (200_000, 21)], 200_000),
+        ([(100_000, 30), (200_000, 20)], None),
+        ([(900_000, 51)], 900_000),
+        ([(700_000, 40), (900_000, 15)], 700_000),
+        ([(100_000, 33), (900_000, 33)], None),
+        ([(500_000, 20), (100_000, 40)], None),
+        ([(100_000, 33), (900_000, 34)], 900_000),
+    ],
+)
+def test_without_quorum_more_than_half_of_all_power_decides(
+    revealed: list[tuple[int, int]], credit: int | None
+) -> None:
+    """As if all of the missing had spoken for R, here .5; the last row has the quorum."""
+    scores = [Score(bytes([n]), power, s, 1, b"") for n, (s, power) in enumerate(revealed)]
+    assert agreed_credit(scores, 100, MILLION, 500_000, Parameters()) == credit
 
 
 def test_quorum_settles_and_keeps_the_evidence() -> None:
@@ -187,12 +209,27 @@ def test_a_sample_that_finds_a_node_abnormal_calls_everyone() -> None:
     result = result_of(world, FOUNDER.id, epoch)
     assert (result["reason"], result["credit_ppm"]) == (ALARMED, 0)
     assert (result["chance_ppm"], result["after_ppm"]) == (750_000, result["before_ppm"])
-    assert load(world.state, reputation_key(FOUNDER.id))["alarm"]
+    alarm_epochs = world.chain.parameters.alarm_epochs
+    assert load(world.state, reputation_key(FOUNDER.id))["alarm"] == alarm_epochs
     assert status_of(world, FOUNDER.id) == TRUSTED
-    world.score(FOUNDER.id, {0: 0, **dict.fromkeys((1, 2, 3), 900_000)})
-    result = result_of(world, FOUNDER.id, epoch + 1)
-    assert (result["credit_ppm"], result["chance_ppm"]) == (900_000, MILLION)
-    assert not load(world.state, reputation_key(FOUNDER.id))["alarm"]
+    for passed in range(1, alarm_epochs + 1):
+        world.score(FOUNDER.id, {0: 0, **dict.fromkeys((1, 2, 3), 900_000)})
+        result = result_of(world, FOUNDER.id, epoch + passed)
+        assert (result["credit_ppm"], result["chance_ppm"]) == (900_000, MILLION)
+        left = load(world.state, reputation_key(FOUNDER.id))["alarm"]
+        assert left == alarm_epochs - passed
+
+
+def test_a_sample_blames_no_prober_for_its_distance() -> None:
+    world = with_founder({"probers_per_node": 3})
+    world.score(FOUNDER.id, dict.fromkeys(EVERYONE, 900_000))
+    while sum(assigned(world, index, FOUNDER.id) for index in EVERYONE) < 3:
+        world.advance_to(world.window.end)
+    drawn = [index for index in EVERYONE if assigned(world, index, FOUNDER.id)]
+    epoch = world.chain.epoch.number
+    world.score(FOUNDER.id, {index: 900_000 * (index == drawn[0]) for index in drawn})
+    probers = load(world.state, epoch_key(epoch))["probers"]
+    assert {(item["compared"], item["far"]) for item in probers} == {(0, 0)}
 
 
 def assigned(world: World, index: int, node: bytes) -> bool:
@@ -257,21 +294,32 @@ def test_history_is_kept_for_as_long_as_the_parameters_say() -> None:
         assert bool(list(world.state.scan(results_prefix(epoch)))) == (epoch >= 2)
 
 
-def test_the_next_seed_comes_from_what_was_revealed() -> None:
-    """Who reveals changes it, in which order or of what score does not."""
+def test_the_next_seed_comes_from_one_drawn_prober_that_revealed() -> None:
+    """What others reveal, in which order or of what score, does not change it."""
     worlds = [with_founder() for _ in range(4)]
+    seed = worlds[0].chain.epoch.seed
+    powers = [(bytes(identity.id), 10) for identity in VERIFIERS]
+    ids = {bytes(identity.id): index for index, identity in enumerate(VERIFIERS)}
+    drawn = contributor_of(seed, powers, ids)
+    assert drawn is not None
+    first, rest = ids[drawn], [index for index in EVERYONE if index != ids[drawn]]
     scores: list[dict[int, int]] = [
-        {0: 500_000, 1: 600_000, 2: 700_000},
-        {2: 100_000, 1: 900_000, 0: 800_000},
-        {0: 500_000, 1: 600_000},
-        {0: 500_000, 1: 600_000, 3: 700_000},
+        {first: 500_000, rest[0]: 600_000, rest[1]: 700_000},
+        {rest[2]: 100_000, rest[1]: 900_000, first: 800_000},
+        dict.fromkeys(rest, 600_000),
+        {},
     ]
     for world, each in zip(worlds, scores, strict=True):
+        proof = world.proof(VERIFIERS[first])
         world.score(FOUNDER.id, each)
     seeds = [load(world.state, EPOCH_KEY)["seed"] for world in worlds]
-    assert seeds[0] == seeds[1]
-    assert len(set(seeds)) == 3
-    assert World().chain.epoch.seed not in seeds
+    assert seeds[0] == seeds[1] == next_seed(seed, vrf.output(proof))
+    assert load(worlds[0].state, epoch_key(0))["contributor"] == drawn
+    second = load(worlds[2].state, epoch_key(0))["contributor"]
+    assert second == contributor_of(seed, powers, ids.keys() - {drawn})
+    assert seeds[3] == next_seed(seed, b"")
+    assert load(worlds[3].state, epoch_key(0))["contributor"] is None
+    assert len({seed, *seeds}) == 4
 
 
 def test_a_changed_parameter_begins_with_an_epoch() -> None:
