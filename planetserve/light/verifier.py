@@ -106,6 +106,8 @@ def verify(trusted: LightBlock, block: LightBlock, rules: Rules, now_ns: int) ->
             raise ForgedHeader(
                 f"header {header.height} has other validators than its predecessor announced"
             )
+        if header.last_block_id.hash != trusted.hash:
+            raise ForgedHeader(f"header {header.height} does not follow the trusted one")
     elif not _enough_trust(trusted.validators, block.commit, rules.level, signatures):
         return False
     # Last, since whoever forges a header chooses how many validators it has.
