@@ -1,163 +1,298 @@
-"""The ledger between consensus and the store: stages blocks, commits them, checks and answers.
+"""The ledger between consensus and the store: proposes, executes and commits blocks; checks
+transactions; answers.
 
-Values in, values out; `abci_app.server` speaks the protocol. Nothing here is called from two
-threads.
+Consensus, the mempool and state sync share one lock, since they touch what is staged. Queries
+read committed states, which never change, and wait for nobody. A block is executed once: what a
+proposal came to is kept, and used when that very block is decided.
 """
 
 from __future__ import annotations
 
-import hashlib
+import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from abci_app.core.apphash import advance, app_hash
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import Chain, load_chain
-from abci_app.core.queries import Answer, Committed, answer
-from abci_app.core.state import Reader, View, Writes
-from abci_app.core.transactions import read_transaction
-from abci_app.core.transition import Block, BlockResult, TransactionResult, apply, transition
+from abci_app.core.ordering import Waiting, is_ordered, order
+from abci_app.core.parameters import load_chain
+from abci_app.core.queries import Answer, Stores, answer, refusal
+from abci_app.core.state import Reader, View, Writes, unpack
+from abci_app.core.transition import Block, BlockResult, TransactionResult, transition
+from abci_app.core.upgrades import UPGRADES, Upgrade, require_known
 from abci_app.core.verifiers import Verifier, all_verifiers
-from abci_app.store import Head, Store, TreeNodes
+from abci_app.crash import crash_point
+from abci_app.mempool import Mempool, Ranks, Transactions
+from abci_app.store import Head, Snapshot, Store, TreeNodes
+from planetserve.statekeys import CHAIN_KEY
 from planetserve.transactions import Transaction
 
-MAX_REMEMBERED = 20_000
-"""Digests of authentic transactions kept between CheckTx and the block."""
-MAX_WAITING_PER_SENDER = 128
-CACHED_ANSWERS = ("/routes", "/status")
+KEPT_EXECUTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a block came to that may be decided."""
+
+    height: int
+    transactions: tuple[bytes, ...]
+    result: BlockResult
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A block that is executed and not committed."""
+    """A block that is decided and not committed."""
 
     head: Head
     writes: Writes
     nodes: TreeNodes
+    result: BlockResult
+    new_version: int | None
 
 
 class Application:
     """One validator's ledger."""
 
     def __init__(
-        self, store: Store, chain_id: str, monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        chain_id: str,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        upgrades: Mapping[int, Upgrade] = UPGRADES,
     ) -> None:
-        """`committed_at_s` is the `monotonic_s` time of the last commit, for health alone."""
+        """`committed_at_s` is the `monotonic_s` time of the last commit, for health alone. Raises
+        `UpgradeNeeded` when the stored state follows rules that this program does not have."""
         self._monotonic_s = monotonic_s
+        self._upgrades = upgrades
         self._store = store
         self._chain_id = chain_id
+        self._initial_height = 1
         self._genesis: Writes = {}
         self._staged: Staged | None = None
-        self._authentic: OrderedDict[bytes, None] = OrderedDict()
-        self._answers: dict[str, Answer] = {}
+        self._executions: list[Execution] = []
+        self._transactions = Transactions(chain_id)
+        self._mempool: Mempool | None = None
+        self._checked_phase: tuple[int, bool, bool] | None = None
+        self._left_out: set[bytes] = set()
+        self._suspect: set[bytes] = set()
+        self._stores = Stores()
+        self._querying = threading.Lock()
+        self.lock = threading.Lock()
         self.committed_at_s = monotonic_s()
-        self._reset_check()
+        self._begin()
 
     @property
     def head(self) -> Head:
         return self._store.head
 
-    def init_chain(self, chain_id: str, app_state: bytes) -> tuple[bytes, list[Verifier]]:
+    @property
+    def version(self) -> int:
+        """Of the rules that the next block follows; 0 before there is a state."""
+        return self._version
+
+    def init_chain(
+        self, chain_id: str, app_state: bytes, initial_height: int = 1
+    ) -> tuple[bytes, list[Verifier]]:
         """Stage the genesis state; the first commit writes it. Returns its app hash and the
         verifiers. Raises `GenesisError`."""
-        if chain_id != self._chain_id:
-            raise ValueError("consensus and ledger were started for different chains")
-        self._genesis = genesis(chain_id, app_state)
-        roots, _ = advance(self._store.latest.tree_node, self.head.roots, self._genesis)
-        self._reset_check()
-        return app_hash(roots), all_verifiers(self._state())
+        with self.lock:
+            if chain_id != self._chain_id:
+                raise ValueError("consensus and ledger were started for different chains")
+            if self.head.height:
+                raise ValueError("the chain has begun already")
+            self._genesis = genesis(chain_id, app_state)
+            self._initial_height = max(1, initial_height)
+            roots, _ = advance(self._store.latest.tree_node, self.head.roots, self._genesis)
+            self._begin()
+            return app_hash(roots), all_verifiers(self._state())
 
-    def check(self, raw: bytes) -> TransactionResult:
-        """Whether the mempool should hold a transaction, given those that it holds already."""
-        if self._chain is None:
-            return _rejection(Code.NOT_STARTED)
-        height = self.head.height + 1
+    def check(self, raw: bytes, again: bool = False) -> TransactionResult:
+        """Whether the mempool should hold a transaction, given those that it holds already;
+        `again` for one that it has held while a block passed."""
         try:
-            sender = self._read(raw, self._chain_id).key
+            transaction = self._transactions.read(raw)
+            with self.lock:
+                if self._mempool is None:
+                    raise Rejected(Code.NOT_STARTED)
+                if again and self._same_phase and raw not in self._suspect:
+                    self._mempool.check_again(transaction)
+                else:
+                    self._mempool.check(transaction)
         except Rejected as rejected:
             return TransactionResult(rejected.code, rejected.log)
-        if self._waiting[sender] >= MAX_WAITING_PER_SENDER:
-            return _rejection(Code.SENDER_LIMIT, f"{MAX_WAITING_PER_SENDER} may wait")
-        result = apply(self._check, self._chain, height, raw, self._read)
-        if result.code is Code.OK:
-            self._waiting[sender] += 1
-        return result
+        return TransactionResult(Code.OK)
 
     def select(self, height: int, raws: Sequence[bytes], max_bytes: int) -> list[bytes]:
-        """The transactions of a proposal: in the given order, those that succeed and fit."""
-        view = View(self._state())
-        chain = load_chain(view)
-        chosen, used = [], 0
-        for raw in raws:
-            # In a block a transaction has a tag of one byte and its length as a varint.
-            size = len(raw) + 1 + max(1, (len(raw).bit_length() + 6) // 7)
-            if used + size > max_bytes:
-                continue
-            if apply(view, chain, height, raw, self._read).code is Code.OK:
-                chosen.append(raw)
-                used += size
-        return chosen
+        """The transactions of a proposal: in the order of `abci_app.core.ordering` those that
+        succeed, of as many as fit."""
+        with self.lock:
+            readable: list[tuple[bytes, Transaction]] = []
+            for raw in raws:
+                try:
+                    readable.append((raw, self._transactions.read(raw)))
+                except Rejected:
+                    continue
+            while True:
+                waiting = self._waiting(height, [transaction for _, transaction in readable])
+                readable = _fitting([readable[place] for place in order(waiting)], max_bytes)
+                result = self._transition(height, [raw for raw, _ in readable])
+                good = [item.code is Code.OK for item in result.results]
+                self._left_out |= {
+                    raw for (raw, _), ok in zip(readable, good, strict=True) if not ok
+                }
+                readable = [item for item, ok in zip(readable, good, strict=True) if ok]
+                # Without the transactions that failed, which had no effects, the block comes to
+                # the same. Only the rank of one that waited behind such may have risen.
+                remaining = [transaction for _, transaction in readable]
+                if all(good) or is_ordered(self._waiting(height, remaining)):
+                    break
+            chosen = [raw for raw, _ in readable]
+            results = tuple(item for item in result.results if item.code is Code.OK)
+            self._keep(Execution(height, tuple(chosen), replace(result, results=results)))
+            return chosen
 
     def acceptable(self, height: int, raws: Sequence[bytes]) -> bool:
-        """Whether a proposal holds only transactions that succeed, as `select` makes it."""
-        view = View(self._state())
-        chain = load_chain(view)
-        return all(apply(view, chain, height, raw, self._read).code is Code.OK for raw in raws)
+        """Whether a proposal is such as `select` makes: all succeed, in order."""
+        with self.lock:
+            if self._executed(height, raws) is not None:
+                return True
+            try:
+                transactions = [self._transactions.read(raw) for raw in raws]
+            except Rejected:
+                return False
+            if not is_ordered(self._waiting(height, transactions)):
+                return False
+            result = self._transition(height, raws)
+            if any(item.code is not Code.OK for item in result.results):
+                return False
+            self._keep(Execution(height, tuple(raws), result))
+            return True
 
-    def finalize(self, height: int, raws: Sequence[bytes]) -> tuple[BlockResult, bytes]:
-        """Execute a decided block and stage it. Returns its results and the new app hash."""
-        if height != self.head.height + 1:
-            raise ValueError(f"block {height} does not follow height {self.head.height}")
-        result = transition(self._state(), Block(height, tuple(raws)), self._read)
-        writes = {**self._genesis, **result.writes}
-        roots, nodes = advance(self._store.latest.tree_node, self.head.roots, writes)
-        self._staged = Staged(Head(height, app_hash(roots), roots), writes, nodes)
-        return result, self._staged.head.app_hash
+    def finalize(self, height: int, raws: Sequence[bytes]) -> Staged:
+        """Execute a decided block and stage it. Raises `UpgradeNeeded` before a block that needs
+        rules which this program does not have."""
+        with self.lock:
+            if height != self._next_height:
+                raise ValueError(f"block {height} does not follow height {self.head.height}")
+            crash_point("before-finalize")
+            executed = self._executed(height, raws)
+            result = self._transition(height, raws) if executed is None else executed.result
+            writes = {**self._genesis, **result.writes} if self._genesis else result.writes
+            # The genesis state is not stored yet, so nothing of it can be dropped.
+            cleared = () if self._genesis else result.cleared
+            head = self.head
+            roots, nodes = advance(self._store.latest.tree_node, head.roots, writes, cleared)
+            generations = {**head.generations, **{store: height for store in cleared}}
+            chain = result.writes.get(CHAIN_KEY)
+            version = self._version if chain is None else int(unpack(chain)["version"])
+            self._staged = Staged(
+                Head(height, app_hash(roots), roots, generations),
+                writes,
+                nodes,
+                result,
+                version if version != self._version else None,
+            )
+            crash_point("after-finalize")
+            return self._staged
 
-    def commit(self) -> None:
-        """Write the staged block to disk and let reads see it."""
-        if self._staged is None:
-            raise ValueError("there is no executed block to commit")
-        self._store.commit(self._staged.head, self._staged.writes, self._staged.nodes)
-        self._staged = None
-        self._genesis = {}
-        self._answers.clear()
-        self.committed_at_s = self._monotonic_s()
-        self._reset_check()
+    def commit(self) -> Snapshot:
+        """Write the staged block to disk and let reads see it. Returns the new state."""
+        with self.lock:
+            staged = self._staged
+            if staged is None:
+                raise ValueError("there is no executed block to commit")
+            self._store.commit(staged.head, staged.writes, staged.nodes)
+            self._genesis = {}
+            self.committed_at_s = self._monotonic_s()
+            self._begin()
+            crash_point("before-commit-answer")
+            return self._store.latest
 
-    def query(self, path: str) -> Answer:
-        """Answer from the last committed state."""
-        if path in self._answers:
-            return self._answers[path]
-        head = self.head
-        found = answer(Committed(self._store.latest, head.height, head.app_hash), path)
-        if path in CACHED_ANSWERS:
-            self._answers[path] = found
-        return found
+    def query(self, path: str, data: bytes = b"", height: int = 0, proven: bool = False) -> Answer:
+        """Answer from a committed state: the newest that a header commits to already, or that of
+        `height` if it is this one or the last. Never waits for a block."""
+        latest, previous = self._store.states
+        if latest.height == 0:
+            return refusal(Rejected(Code.NOT_STARTED))
+        state: Snapshot | None = latest if previous is None else previous
+        if height and state is not None and height != state.height:
+            state = latest if height == latest.height else None
+        if state is None:
+            shown = latest if previous is None else previous
+            return refusal(
+                Rejected(
+                    Code.BAD_ARGUMENT, f"heights {shown.height} to {latest.height} can be read"
+                )
+            )
+        with self._querying:
+            return answer(state, path, data, self._stores, self._store.roots_at, proven=proven)
+
+    def restored(self) -> None:
+        """Go on from the state that state sync has put in the store; the caller holds `lock`."""
+        self._begin()
+
+    @property
+    def _next_height(self) -> int:
+        return self.head.height + 1 if self.head.height else self._initial_height
+
+    @property
+    def _same_phase(self) -> bool:
+        return self._mempool is not None and self._mempool.phase == self._checked_phase
 
     def _state(self) -> Reader:
         """The state that the next block builds on."""
         return View(self._store.latest, self._genesis) if self._genesis else self._store.latest
 
-    def _reset_check(self) -> None:
-        self._check = View(self._state())
-        self._waiting: Counter[bytes] = Counter()
-        started = bool(self._genesis) or self.head.height > 0
-        self._chain: Chain | None = load_chain(self._check) if started else None
+    def _begin(self) -> None:
+        """Turn to the next height."""
+        self._staged = None
+        self._executions.clear()
+        self._suspect, self._left_out = self._left_out, set()
+        self._checked_phase = None if self._mempool is None else self._mempool.phase
+        self._version = 0
+        if not self._genesis and self.head.height == 0:
+            return
+        state = self._state()
+        chain = load_chain(state)
+        require_known(chain.version, self._upgrades)
+        self._version = chain.version
+        self._mempool = Mempool(state, chain, self._next_height)
 
-    def _read(self, raw: bytes, chain_id: str) -> Transaction:
-        """`read_transaction`, remembering whose signature was good: a transaction passes
-        CheckTx, perhaps two proposals and the block."""
-        digest = hashlib.sha256(raw).digest()
-        transaction = read_transaction(raw, chain_id, authentic=digest in self._authentic)
-        self._authentic[digest] = None
-        if len(self._authentic) > MAX_REMEMBERED:
-            self._authentic.popitem(last=False)
-        return transaction
+    def _transition(self, height: int, raws: Sequence[bytes]) -> BlockResult:
+        block = Block(height, tuple(raws))
+        return transition(self._state(), block, self._transactions.read, self._upgrades)
+
+    def _waiting(self, height: int, transactions: Sequence[Transaction]) -> list[Waiting]:
+        state = self._state()
+        ranks = Ranks(state, load_chain(state), height)
+        return [Waiting(item.key, item.nonce, ranks.rank(item)) for item in transactions]
+
+    def _keep(self, execution: Execution) -> None:
+        self._executions.append(execution)
+        del self._executions[:-KEPT_EXECUTIONS]
+
+    def _executed(self, height: int, raws: Sequence[bytes]) -> Execution | None:
+        transactions = tuple(raws)
+        for execution in self._executions:
+            if execution.height == height and execution.transactions == transactions:
+                return execution
+        return None
 
 
-def _rejection(code: Code, detail: str = "") -> TransactionResult:
-    return TransactionResult(code, Rejected(code, detail).log)
+def _fitting(
+    transactions: Sequence[tuple[bytes, Transaction]], max_bytes: int
+) -> list[tuple[bytes, Transaction]]:
+    """The first of them that fit into a block."""
+    used = 0
+    for place, (raw, _) in enumerate(transactions):
+        used += size_in_block(raw)
+        if used > max_bytes:
+            return list(transactions[:place])
+    return list(transactions)
+
+
+def size_in_block(raw: bytes) -> int:
+    """A transaction's bytes in a block: with a tag of one byte and its length as a varint."""
+    return len(raw) + 1 + max(1, (len(raw).bit_length() + 6) // 7)

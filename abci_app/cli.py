@@ -87,10 +87,10 @@ def init(
 @app.command()
 def inspect(home: Home) -> None:
     """Print the committed height, app hash and number of records of a node that is not running."""
-    from abci_app.core.state import STORES
     from abci_app.home import DATABASE, read_settings
     from abci_app.store import open_store
     from planetserve.errors import ConfigurationError
+    from planetserve.statekeys import STORES
 
     settings = read_settings(home)
     if not (home / DATABASE).is_dir():

@@ -6,24 +6,33 @@ from collections.abc import Iterable
 
 from abci_app.application import Application
 from abci_app.core.codes import MEANINGS, Code
+from abci_app.core.events import Event
 from abci_app.core.parameters import GenesisError
-from abci_app.core.transition import Event, TransactionResult
+from abci_app.core.queries import Answer
+from abci_app.core.transition import TransactionResult
 from abci_app.metrics import LedgerMetrics
 from abci_app.proto.tendermint.abci import types_pb2 as abci
-from planetserve.errors import ConfigurationError
+from abci_app.proto.tendermint.crypto import keys_pb2, proof_pb2
+from abci_app.proto.tendermint.types import params_pb2
+from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.logs import get_logger
 
-APP_VERSION = 1
+CODESPACE = "planetserve"
 
 log = get_logger()
 
 
 class Handlers:
-    """Answers every request of one node; the order of calls is the order on the sockets."""
+    """Answers every request of one node. Each connection may call it from its own thread; the
+    application orders what must be in order."""
 
     def __init__(self, application: Application, metrics: LedgerMetrics) -> None:
         self._application = application
         self._metrics = metrics
+        self._answers = {
+            field.name: (getattr(self, f"_{field.name}"), metrics.seconds.labels(field.name))
+            for field in abci.Request.DESCRIPTOR.fields
+        }
         metrics.height.set(application.head.height)
 
     def handle(self, request: abci.Request) -> abci.Response:
@@ -32,11 +41,9 @@ class Handlers:
         name = request.WhichOneof("value")
         if name is None:
             raise ValueError("a request without content")
-        with self._metrics.seconds.labels(name).time():
-            response = abci.Response()
-            answer = getattr(self, f"_{name}")(getattr(request, name))
-            getattr(response, name).CopyFrom(answer)
-            return response
+        answer, seconds = self._answers[name]
+        with seconds.time():
+            return abci.Response(**{name: answer(getattr(request, name))})
 
     def _echo(self, request: abci.RequestEcho) -> abci.ResponseEcho:
         return abci.ResponseEcho(message=request.message)
@@ -48,7 +55,8 @@ class Handlers:
         head = self._application.head
         return abci.ResponseInfo(
             data="planetserve",
-            app_version=APP_VERSION,
+            # Before there is a state CometBFT takes the first version from here.
+            app_version=self._application.version or 1,
             last_block_height=head.height,
             last_block_app_hash=head.app_hash,
         )
@@ -56,7 +64,7 @@ class Handlers:
     def _init_chain(self, request: abci.RequestInitChain) -> abci.ResponseInitChain:
         try:
             app_hash, verifiers = self._application.init_chain(
-                request.chain_id, request.app_state_bytes
+                request.chain_id, request.app_state_bytes, request.initial_height
             )
         except GenesisError as error:
             raise ConfigurationError(f"the genesis document's app_state: {error}") from error
@@ -64,29 +72,33 @@ class Handlers:
             raise ConfigurationError(
                 "the genesis document's validators and its app_state's verifiers differ"
             )
-        return abci.ResponseInitChain(app_hash=app_hash)
+        return abci.ResponseInitChain(
+            app_hash=app_hash, consensus_params=_rules_of(self._application.version)
+        )
 
     def _query(self, request: abci.RequestQuery) -> abci.ResponseQuery:
-        head = self._application.head
-        answer = self._application.query(request.path)
+        answer = self._application.query(request.path, request.data, request.height, request.prove)
         return abci.ResponseQuery(
             code=answer.code,
             log=answer.log,
+            key=answer.key,
             value=answer.value,
-            height=head.height,
-            codespace="planetserve" if answer.code else "",
+            height=answer.height,
+            codespace=CODESPACE if answer.code else "",
+            proof_ops=_proof(answer),
         )
 
     def _check_tx(self, request: abci.RequestCheckTx) -> abci.ResponseCheckTx:
         try:
-            result = self._application.check(request.tx)
+            result = self._application.check(request.tx, request.type == abci.RECHECK)
         except Exception:
             # Consensus does not depend on this answer, and the node must not fall to one sender.
             log.exception("a transaction could not be checked")
             result = TransactionResult(Code.NOT_CHECKED, MEANINGS[Code.NOT_CHECKED])
-        if result.code is not Code.OK:
-            self._metrics.refused.labels(str(int(result.code))).inc()
-        return abci.ResponseCheckTx(code=result.code, log=result.log, codespace=_codespace(result))
+        if result.code is Code.OK:
+            return abci.ResponseCheckTx()
+        self._metrics.refused.labels(str(int(result.code))).inc()
+        return abci.ResponseCheckTx(code=result.code, log=result.log, codespace=CODESPACE)
 
     def _prepare_proposal(
         self, request: abci.RequestPrepareProposal
@@ -100,6 +112,8 @@ class Handlers:
         statuses = abci.ResponseProcessProposal
         try:
             accepted = self._application.acceptable(request.height, request.txs)
+        except PlanetServeError:
+            raise
         except Exception:
             # Nor to one proposer: what cannot be executed here is not voted for.
             log.exception("a proposal could not be executed")
@@ -115,27 +129,24 @@ class Handlers:
         return abci.ResponseVerifyVoteExtension(status=abci.ResponseVerifyVoteExtension.ACCEPT)
 
     def _finalize_block(self, request: abci.RequestFinalizeBlock) -> abci.ResponseFinalizeBlock:
-        result, app_hash = self._application.finalize(request.height, request.txs)
-        for item in result.results:
-            self._metrics.transactions.labels(str(int(item.code))).inc()
-        self._metrics.settled.inc(len(result.settled))
+        staged = self._application.finalize(request.height, request.txs)
+        result = staged.result
+        self._metrics.count(result)
+        version = staged.new_version
         return abci.ResponseFinalizeBlock(
             events=_events(result.events),
-            tx_results=[
-                abci.ExecTxResult(
-                    code=item.code,
-                    log=item.log,
-                    events=_events(item.events),
-                    codespace=_codespace(item),
-                )
-                for item in result.results
+            tx_results=[_executed(item) for item in result.results],
+            validator_updates=[
+                abci.ValidatorUpdate(pub_key=keys_pb2.PublicKey(ed25519=key), power=power)
+                for key, power in result.validator_updates
             ],
-            app_hash=app_hash,
+            consensus_param_updates=None if version is None else _rules_of(version),
+            app_hash=staged.head.app_hash,
         )
 
     def _commit(self, request: abci.RequestCommit) -> abci.ResponseCommit:
-        self._application.commit()
-        self._metrics.height.set(self._application.head.height)
+        state = self._application.commit()
+        self._metrics.height.set(state.height)
         return abci.ResponseCommit()
 
     def _list_snapshots(self, request: abci.RequestListSnapshots) -> abci.ResponseListSnapshots:
@@ -155,12 +166,29 @@ class Handlers:
         return abci.ResponseApplySnapshotChunk(result=abci.ResponseApplySnapshotChunk.ABORT)
 
 
+def _rules_of(version: int) -> params_pb2.ConsensusParams:
+    """The version of the rules, as headers name it; all other parameters stay."""
+    return params_pb2.ConsensusParams(version=params_pb2.VersionParams(app=version))
+
+
 def _powers(validators: Iterable[abci.ValidatorUpdate]) -> dict[bytes, int]:
     return {validator.pub_key.ed25519: validator.power for validator in validators}
 
 
-def _codespace(result: TransactionResult) -> str:
-    return "" if result.code is Code.OK else "planetserve"
+def _proof(answer: Answer) -> proof_pb2.ProofOps | None:
+    if not answer.proof:
+        return None
+    return proof_pb2.ProofOps(
+        ops=[
+            proof_pb2.ProofOp(type=step.kind, key=step.key, data=step.data) for step in answer.proof
+        ]
+    )
+
+
+def _executed(result: TransactionResult) -> abci.ExecTxResult:
+    if result.code is Code.OK:
+        return abci.ExecTxResult(events=_events(result.events))
+    return abci.ExecTxResult(code=result.code, log=result.log, codespace=CODESPACE)
 
 
 def _events(events: Iterable[Event]) -> list[abci.Event]:

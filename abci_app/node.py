@@ -53,18 +53,24 @@ async def run_node(options: NodeOptions) -> None:
     try:
         application = Application(store, settings.chain_id)
         metrics = LedgerMetrics()
-        server = AbciServer(Handlers(application, metrics))
-        await server.start(settings.abci)
+        failed: asyncio.Future[Exception] = loop.create_future()
+
+        def stop_on(error: Exception) -> None:
+            loop.call_soon_threadsafe(failed.set_result, error)
+
+        server = AbciServer(Handlers(application, metrics), stop_on)
+        server.listen(settings.abci)
         log.info("the ledger listens", address=settings.abci, height=application.head.height)
         try:
             # The child is made before any thread, as `preexec_fn` wants it.
             process = await start_cometbft(options.cometbft, home)
+            server.serve()
             try:
-                await _supervise(options, application, metrics, server, process, stopping)
+                await _supervise(options, application, metrics, failed, process, stopping)
             finally:
                 await stop_cometbft(process)
         finally:
-            await server.close()
+            await asyncio.to_thread(server.close)
     finally:
         store.close()
 
@@ -73,7 +79,7 @@ async def _supervise(
     options: NodeOptions,
     application: Application,
     metrics: LedgerMetrics,
-    server: AbciServer,
+    failed: asyncio.Future[Exception],
     process: asyncio.subprocess.Process,
     stopping: asyncio.Event,
 ) -> None:
@@ -98,7 +104,7 @@ async def _supervise(
     endings: list[asyncio.Future[Any]] = [
         asyncio.ensure_future(stopping.wait()),
         asyncio.ensure_future(process.wait()),
-        server.failed,
+        failed,
     ]
     try:
         await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
@@ -110,8 +116,8 @@ async def _supervise(
     if stopping.is_set():
         log.info("the node stops")
         return
-    if server.failed.done():
-        error = server.failed.result()
+    if failed.done():
+        error = failed.result()
         if isinstance(error, ConfigurationError):
             raise error
         raise NodeStopped(

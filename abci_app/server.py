@@ -1,13 +1,21 @@
 """The ABCI socket server: frames in, frames out, in order on each connection.
 
 CometBFT opens four connections and tells them apart by nothing on the wire; requests are
-dispatched by their type. Handlers run one at a time in the event loop. One that raises has met a
-fault that other validators may not have: the server stops, rather than answer and diverge.
+dispatched by their type. Each connection has a thread of its own, so that a query waits for no
+block. A handler that raises has met a fault that other validators may not have: the server then
+answers nothing any more, rather than diverge.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import os
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
@@ -17,77 +25,146 @@ from abci_app.wire import FrameDecoder, FramingError, encode_frame
 from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.logs import get_logger
 
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 18
+MAX_CONNECTIONS = 16
+"""CometBFT opens four; a few more serve whoever looks at a running node."""
+JOIN_TIMEOUT_S = 10.0
+ACCEPT_PAUSE_S = 0.1
+SWITCH_INTERVAL_S = 0.0005
+"""How long Python lets one thread compute while another waits: a query that touches the
+interpreter a few times must not add up to many of the default 5 ms."""
 
 log = get_logger()
 
 
 class AbciServer:
-    """Serves until `close`, or until a handler fails; `failed` then holds its exception."""
+    """Serves until `close`, or until a handler fails: `on_failure` then gets the exception, once
+    and on another thread."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, on_failure: Callable[[Exception], None]) -> None:
         self._handlers = handlers
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-        self.failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._on_failure = on_failure
+        self._listener: socket.socket | None = None
+        self._path: str | None = None
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._stopped = False
 
-    async def start(self, address: str) -> None:
-        """Listen at `tcp://HOST:PORT` or `unix://PATH`. Raises `ConfigurationError`."""
+    def listen(self, address: str) -> None:
+        """Let peers connect at `tcp://HOST:PORT` or `unix://PATH`; they wait for `serve`. Raises
+        `ConfigurationError`."""
         scheme, _, place = address.partition("://")
         try:
             if scheme == "unix":
-                self._server = await asyncio.start_unix_server(self._connected, place)
+                _remove_stale_socket(place)
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(place)
+                self._path = place
             elif scheme == "tcp":
                 host, _, port = place.rpartition(":")
-                self._server = await asyncio.start_server(self._connected, host, int(port))
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                listener = socket.socket(family)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((host.strip("[]"), int(port)))
             else:
                 raise ValueError("neither tcp:// nor unix://")
+            listener.listen()
         except (OSError, ValueError, OverflowError) as error:
             raise ConfigurationError(f"cannot serve ABCI at {address}: {error}") from error
+        self._listener = listener
 
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        if self._server is not None:
-            await self._server.wait_closed()
+    def serve(self) -> None:
+        """Answer from now on. Starts threads, which a process that still forks must not have."""
+        if self._listener is None:
+            raise ValueError("the server does not listen")
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        threading.Thread(
+            target=self._accept, args=(self._listener,), name="abci", daemon=True
+        ).start()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+    def close(self) -> None:
+        """Stop serving; requests that are being answered are finished first."""
+        with self._lock:
+            self._stopped = True
+            threads = list(self._connections.values())
+            for connection in self._connections:
+                # Wakes the thread that reads; what it answers can still be written.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+        if self._listener is not None:
+            # Wakes the thread that accepts.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+        for thread in threads:
+            thread.join(JOIN_TIMEOUT_S)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                if self._stopped:
+                    return
+                time.sleep(ACCEPT_PAUSE_S)
+                continue
+            with self._lock:
+                if self._stopped or len(self._connections) >= MAX_CONNECTIONS:
+                    connection.close()
+                    continue
+                thread = threading.Thread(
+                    target=self._connected, args=(connection,), name="abci", daemon=True
+                )
+                self._connections[connection] = thread
+                thread.start()
+
+    def _connected(self, connection: socket.socket) -> None:
         try:
-            await self._serve(reader, writer)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._serve(connection)
         except (FramingError, DecodeError) as error:
             log.error("an ABCI peer does not speak the protocol", reason=str(error))
-        except ConnectionError:
+        except OSError:
             log.info("an ABCI connection broke")
-        except asyncio.CancelledError:
-            pass  # the server closes
         finally:
-            writer.close()
+            with self._lock:
+                self._connections.pop(connection, None)
+            connection.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, connection: socket.socket) -> None:
         decoder = FrameDecoder()
-        while data := await reader.read(READ_BYTES):
+        while data := connection.recv(READ_BYTES):
+            answers = []
             for message in decoder.feed(data):
                 request = abci.Request.FromString(message)
+                if self._stopped:
+                    return
                 try:
                     response = self._handlers.handle(request)
                 except Exception as error:
                     self._fail(request, error)
                     return
-                writer.write(encode_frame(response.SerializeToString()))
+                answers.append(encode_frame(response.SerializeToString()))
             # CometBFT follows what it wants answered with a Flush; each read's answers go out
             # together, the Flush's last.
-            await writer.drain()
+            connection.sendall(b"".join(answers))
 
     def _fail(self, request: abci.Request, error: Exception) -> None:
+        with self._lock:
+            first, self._stopped = not self._stopped, True
         kind = request.WhichOneof("value")
         expected = isinstance(error, PlanetServeError)
         log.critical("the ledger failed and stops", request=kind, exc_info=not expected)
-        if not self.failed.done():
-            self.failed.set_result(error)
+        if first:
+            self._on_failure(error)
+
+
+def _remove_stale_socket(path: str) -> None:
+    """One that a process left behind which was killed."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)

@@ -1,185 +1,215 @@
-"""What readers can ask, answered from one state. Values are canonical MessagePack.
+"""What readers may ask of a committed state, and what they can check each answer with.
 
-    /status              chain, height, app hash, the epoch of the next block, parameters, verifiers
-    /params              parameters by name
-    /routes              every node's record, in ascending order of ids
-    /node/HEX            one node's record
-    /account/HEX         {"nonce": the next one}
-    /epoch/N             an epoch's record: counts, then "results" once settled, before that
-                         what is "revealed" so far
-    /reputation/HEX      {"node": record, "history": the node's last results, oldest first}
-
-An answer without value means that nothing is there.
+`/state` proves records and whole stores at once; `planetserve.light.proven` reads its answer.
+`/store/NAME/key` is for readers of other chains, with proofs in ICS-23's form. `/roots/HEIGHT`
+(without a height: the last) proves nothing: with it two nodes find where they part.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
-from abci_app.core.codes import MEANINGS, Code, Rejected
-from abci_app.core.context import epoch_of, window_of
-from abci_app.core.parameters import load_chain
-from abci_app.core.quotas import Quota
-from abci_app.core.routes import all_routes, route
-from abci_app.core.settlement import current_reveals
-from abci_app.core.state import (
-    Reader,
-    account_key,
-    epoch_key,
-    load,
-    quotas_prefix,
-    records,
-    result_key,
-    results_prefix,
-)
-from abci_app.core.verifiers import all_verifiers
-from planetserve.encoding import encode
-from planetserve.keys import NODE_ID_BYTES
+import msgpack
 
-MAX_HISTORY = 100
-MAX_EPOCH = 1 << 60
-IDENTIFIER = re.compile(rf"[0-9a-f]{{{2 * NODE_ID_BYTES}}}")
-NUMBER = re.compile(r"[0-9]{1,19}")
+from abci_app.core.codes import Code, Rejected
+from abci_app.core.ics23 import record_proof, root_proof
+from abci_app.core.merkle import compact_proof
+from abci_app.core.proofs import prove
+from planetserve.encoding import EncodingError, decode, encode
+from planetserve.merkle import EMPTY_HASH
+from planetserve.statekeys import STORES, store_of
+
+MAX_KEYS = 1_000
+MAX_KEY_BYTES = 1_024
+MAX_STORES = 4
+MAX_REQUEST_BYTES = 256 << 10
+MAX_ANSWER_BYTES = 16 << 20
+"""An answer is base64 in JSON, of which readers take 32 MiB (`planetserve.rpc`)."""
+RECORD_BYTES, SIBLING_BYTES = 16, 34
+"""What MessagePack adds to a record, and a sibling with it."""
+STORE_PATH = re.compile(r"/store/([a-z]+)/key")
+ROOTS_PATH = re.compile(r"/roots(?:/([1-9][0-9]{0,18}))?")
+SMT_PROOF, SIMPLE_PROOF = "ics23:smt", "ics23:simple"
+
+
+class Committed(Protocol):
+    """The state after one block."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def roots(self) -> Mapping[str, bytes]: ...
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+
+    def tree_node(self, store: str, path: bytes) -> bytes | None: ...
+
+
+RootsAt = Callable[[int], "tuple[bytes, Mapping[str, bytes]] | None"]
+"""The app hash and the stores' roots of a recent height."""
+
+
+class Stores:
+    """Whole stores as answers hold them, a few remembered by their roots: most stores are the same
+    from one height to the next, and the route set is asked for by everyone. For one thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[bytes, list[list[bytes]], int]] = {}
+
+    def read(self, state: Committed, name: str, max_bytes: int) -> tuple[list[list[bytes]], int]:
+        """The records of a store and about how many bytes they take. Raises `Rejected` when they
+        exceed `max_bytes`."""
+        known = self._known.get(name)
+        if known is None or known[0] != state.roots[name]:
+            pairs, size = [], 0
+            for key, value in state.scan(name.encode() + b"/"):
+                pairs.append([key, value])
+                size += len(key) + len(value) + RECORD_BYTES
+                if size > max_bytes:
+                    raise _too_much()
+            known = state.roots[name], pairs, size
+            self._known.pop(name, None)
+            self._known[name] = known
+            if len(self._known) > MAX_STORES:
+                del self._known[next(iter(self._known))]
+        if known[2] > max_bytes:
+            raise _too_much()
+        return known[1], known[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """A committed state: what to read, its height and the app hash of that height."""
+class Operation:
+    """One step of a proof: `data` is an ICS-23 `CommitmentProof`."""
 
-    reader: Reader
-    height: int
-    app_hash: bytes
+    kind: str
+    key: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """`height` is that of the state which `value` was read from."""
+
     code: Code
     log: str = ""
     value: bytes = b""
+    key: bytes = b""
+    height: int = 0
+    proof: tuple[Operation, ...] = ()
 
 
-def answer(state: Committed, path: str) -> Answer:
-    """Answer one query; never raises for any `path`."""
-    name, _, argument = path.removeprefix("/").partition("/")
-    query = QUERIES.get(name)
-    if query is None or not path.startswith("/"):
-        known = ", ".join(f"/{known}" for known in sorted(QUERIES))
-        return Answer(Code.UNKNOWN_PATH, f"{MEANINGS[Code.UNKNOWN_PATH]}: there are {known}")
-    if state.height == 0:
-        return Answer(Code.OK)
+def answer(
+    state: Committed, path: str, data: bytes, stores: Stores, roots_at: RootsAt, *, proven: bool
+) -> Answer:
+    """Answer one query; raises for no `path` or `data`."""
     try:
-        value = query(state, argument)
+        if path == "/state":
+            return _state(state, data, stores)
+        if (match := STORE_PATH.fullmatch(path)) and match[1] in STORES:
+            return _record(state, match[1], data, proven)
+        if match := ROOTS_PATH.fullmatch(path):
+            return _roots(roots_at, int(match[1] or state.height))
     except Rejected as rejection:
-        return Answer(rejection.code, rejection.log)
-    return Answer(Code.OK, value=b"" if value is None else encode(value))
+        return refusal(rejection)
+    known = f"there are /state, /store/NAME/key and /roots/HEIGHT; NAME is one of {STORE_NAMES}"
+    return refusal(Rejected(Code.UNKNOWN_PATH, known))
 
 
-def _status(state: Committed, argument: str) -> Any:
-    _nothing(argument)
-    chain = load_chain(state.reader)
-    window = window_of(epoch_of(state.height + 1, chain.parameters), chain.parameters)
-    nodes = sum(1 for _ in state.reader.scan(b"nodes/"))
-    return {
-        "chain_id": chain.chain_id,
-        "height": state.height,
-        "app_hash": state.app_hash,
-        # The epoch that the next block belongs to: the first block that a transaction sent now
-        # can enter. Commits enter at heights from epoch_start to before commit_end, reveals from
-        # commit_end to before reveal_end; epoch_end is the next epoch's first height.
-        "epoch": window.epoch,
-        "epoch_start": window.start,
-        "commit_end": window.commit_end,
-        "reveal_end": window.reveal_end,
-        "epoch_end": window.end,
-        "params": chain.parameters.to_wire(),
-        "verifiers": [
-            {"id": item.id, "name": item.name, "power": item.power, "key": item.key}
-            for item in all_verifiers(state.reader)
-        ],
-        "nodes": nodes,
-    }
+STORE_NAMES = ", ".join(STORES)
 
 
-def _params(state: Committed, argument: str) -> Any:
-    _nothing(argument)
-    return load_chain(state.reader).parameters.to_wire()
+def refusal(rejection: Rejected) -> Answer:
+    return Answer(rejection.code, rejection.log)
 
 
-def _routes(state: Committed, argument: str) -> Any:
-    _nothing(argument)
-    return [record.to_wire() for record in all_routes(state.reader, state.height)]
-
-
-def _node(state: Committed, argument: str) -> Any:
-    record = route(state.reader, _identifier(argument), state.height)
-    return None if record is None else record.to_wire()
-
-
-def _account(state: Committed, argument: str) -> Any:
-    return load(state.reader, account_key(_identifier(argument)))
-
-
-def _reputation(state: Committed, argument: str) -> Any:
-    identifier = _identifier(argument)
-    record = route(state.reader, identifier, state.height)
-    if record is None:
-        return None
-    history = list(records(state.reader, results_prefix(identifier)))[-MAX_HISTORY:]
-    return {"node": record.to_wire(), "history": [result for _, result in history]}
-
-
-def _epoch(state: Committed, argument: str) -> Any:
-    if NUMBER.fullmatch(argument) is None or int(argument) > MAX_EPOCH:
-        raise Rejected(Code.BAD_ARGUMENT, "an epoch is a number")
-    epoch = int(argument)
-    record = load(state.reader, epoch_key(epoch))
-    if record is not None:
-        found = (
-            load(state.reader, result_key(key, epoch))
-            for key, _ in records(state.reader, b"nodes/")
+def _state(state: Committed, data: bytes, stores: Stores) -> Answer:
+    keys, names = _asked(data)
+    left = MAX_ANSWER_BYTES
+    records = []
+    for key in keys:
+        store = store_of(key)
+        siblings, leaf = compact_proof(partial(state.tree_node, store), key)
+        value = state.get(key)
+        records.append(
+            {
+                "key": key,
+                "leaf": None if leaf is None else list(leaf),
+                "siblings": list(siblings),
+                "value": value,
+            }
         )
-        results = [result for result in found if result is not None]
-        return {**record, "revealed": [], "results": results}
-    parameters = load_chain(state.reader).parameters
-    if epoch != epoch_of(state.height + 1, parameters):
-        return None
-    window = window_of(epoch, parameters)
-    quotas = [(key, Quota(**item)) for key, item in records(state.reader, quotas_prefix(epoch))]
-    return {
-        "epoch": epoch,
-        "start": window.start,
-        "end": window.end,
-        "settled": None,
-        "commits": sum(quota.commits for _, quota in quotas),
-        "reveals": sum(quota.reveals for _, quota in quotas),
-        "revealed": [
-            {"node": node, "prober": prober, **asdict(reveal)}
-            for node, prober, reveal in current_reveals(state.reader, epoch)
-        ],
-        "results": [],
-    }
+        left -= 64 + len(key) + len(value or b"") + SIBLING_BYTES * (len(siblings) + 2)
+        if left < 0:
+            raise _too_much()
+    whole = {}
+    for name in names:
+        whole[name], size = stores.read(state, name, left)
+        left -= size
+    roots = {name: state.roots[name] for name in sorted(state.roots)}
+    # Ascending keys and plain types throughout, so this is the canonical form.
+    value = msgpack.packb({"records": records, "roots": roots, "stores": whole})
+    return Answer(Code.OK, value=value, height=state.height)
 
 
-QUERIES: dict[str, Callable[[Committed, str], Any]] = {
-    "account": _account,
-    "epoch": _epoch,
-    "node": _node,
-    "params": _params,
-    "reputation": _reputation,
-    "routes": _routes,
-    "status": _status,
-}
+def _asked(data: bytes) -> tuple[Sequence[bytes], Sequence[str]]:
+    """The keys and the ascending names of stores of a `/state` query."""
+    try:
+        asked = decode(data, max_bytes=MAX_REQUEST_BYTES)
+    except EncodingError:
+        raise Rejected(Code.BAD_ARGUMENT, "data is canonical MessagePack") from None
+    if not isinstance(asked, dict) or tuple(asked) != ("keys", "stores"):
+        raise Rejected(Code.BAD_ARGUMENT, "data holds exactly keys and stores")
+    keys, names = asked["keys"], asked["stores"]
+    if not isinstance(keys, list) or not all(_is_key(key) for key in keys):
+        raise Rejected(Code.BAD_ARGUMENT, "keys are state keys, each beginning with its store")
+    if not isinstance(names, list) or not all(name in STORES for name in names):
+        raise Rejected(Code.BAD_ARGUMENT, f"stores are among {STORE_NAMES}")
+    if len(keys) > MAX_KEYS:
+        raise Rejected(Code.TOO_MUCH_ASKED, f"{MAX_KEYS} keys are allowed")
+    if len(names) > MAX_STORES:
+        raise Rejected(Code.TOO_MUCH_ASKED, f"{MAX_STORES} stores are allowed")
+    return keys, sorted(set(names))
 
 
-def _identifier(argument: str) -> bytes:
-    if IDENTIFIER.fullmatch(argument) is None:
-        raise Rejected(Code.BAD_ARGUMENT, f"an id is {2 * NODE_ID_BYTES} lower-case hex digits")
-    return bytes.fromhex(argument)
+def _is_key(key: Any) -> bool:
+    if not isinstance(key, bytes) or len(key) > MAX_KEY_BYTES:
+        return False
+    store, slash, _ = key.partition(b"/")
+    return bool(slash) and store.isascii() and store.decode() in STORES
 
 
-def _nothing(argument: str) -> None:
-    if argument:
-        raise Rejected(Code.BAD_ARGUMENT, "this path takes none")
+def _record(state: Committed, store: str, rest: bytes, proven: bool) -> Answer:
+    if not rest or len(rest) > MAX_KEY_BYTES:
+        raise Rejected(Code.BAD_ARGUMENT, f"data is the key after {store}/")
+    key = store.encode() + b"/" + rest
+    operations: tuple[Operation, ...] = ()
+    if proven and state.roots[store] != EMPTY_HASH:
+        # Of an empty store the root alone says that nothing is in it.
+        proof = prove(partial(state.tree_node, store), state.get, key)
+        operations = (Operation(SMT_PROOF, key, record_proof(proof)),)
+    if proven:
+        root = root_proof(state.roots, store)
+        operations += (Operation(SIMPLE_PROOF, store.encode(), root),)
+    return Answer(
+        Code.OK, value=state.get(key) or b"", key=key, height=state.height, proof=operations
+    )
+
+
+def _roots(roots_at: RootsAt, height: int) -> Answer:
+    found = roots_at(height)
+    if found is None:
+        raise Rejected(Code.BAD_ARGUMENT, "the roots of this height are not kept")
+    app_hash, roots = found
+    value = encode({"app_hash": app_hash, "height": height, "roots": dict(roots)})
+    return Answer(Code.OK, value=value, height=height)
+
+
+def _too_much() -> Rejected:
+    return Rejected(Code.TOO_MUCH_ASKED, f"an answer has at most {MAX_ANSWER_BYTES >> 20} MiB")

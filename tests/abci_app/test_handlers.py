@@ -9,6 +9,9 @@ import pytest
 
 from abci_app.application import Application
 from abci_app.core.codes import Code
+from abci_app.core.state import View
+from abci_app.core.upgrades import Scheduled, Upgrade, schedule
+from abci_app.core.verifiers import delete_verifier
 from abci_app.handlers import Handlers
 from abci_app.metrics import LedgerMetrics
 from abci_app.proto.tendermint.abci import types_pb2 as abci
@@ -17,7 +20,7 @@ from abci_app.store import Store, open_store
 from planetserve.encoding import decode
 from planetserve.errors import ConfigurationError
 from planetserve.transactions import REGISTER, sign_transaction
-from tests.abci_app.world import CHAIN_ID, RELAY, app_state, registration
+from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, app_state, registration
 
 
 @pytest.fixture
@@ -83,14 +86,17 @@ def test_a_block_from_genesis_to_query(handlers: Handlers) -> None:
     assert {item.key: item.value for item in event.attributes} == {
         "kind": "register",
         "sender": RELAY.id.hex(),
+        "name": "node",
     }
     assert block.app_hash != genesis_hash
     handlers.handle(abci.Request(commit=abci.RequestCommit()))
     info = handlers.handle(abci.Request(info=abci.RequestInfo())).info
     assert (info.last_block_height, info.last_block_app_hash) == (1, block.app_hash)
-    path = f"/account/{RELAY.id.hex()}"
-    query = handlers.handle(abci.Request(query=abci.RequestQuery(path=path))).query
+    asked = abci.RequestQuery(path="/store/accounts/key", data=RELAY.id, prove=True)
+    query = handlers.handle(abci.Request(query=asked)).query
     assert (query.code, query.height, decode(query.value)) == (0, 1, {"nonce": 1})
+    assert query.key == b"accounts/" + RELAY.id
+    assert [step.type for step in query.proof_ops.ops] == ["ics23:smt", "ics23:simple"]
 
 
 @pytest.mark.parametrize("updates", [validators(3), validators(4, power=11)])
@@ -115,7 +121,7 @@ def test_our_own_fault_is_a_code_to_a_sender_and_an_end_to_a_block(
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("abci_app.application.read_transaction", fail)
+    monkeypatch.setattr("abci_app.mempool.read_transaction", fail)
     check = handlers.handle(abci.Request(check_tx=abci.RequestCheckTx(tx=b"x"))).check_tx
     assert check.code == Code.NOT_CHECKED
     assert "fault" not in check.log
@@ -124,6 +130,27 @@ def test_our_own_fault_is_a_code_to_a_sender_and_an_end_to_a_block(
     assert answer.status == abci.ResponseProcessProposal.REJECT
     with pytest.raises(RuntimeError):
         finalize(handlers, 1, b"x")
+
+
+def test_the_rules_version_and_the_power_of_validators_reach_consensus(store: Store) -> None:
+    upgrades = {1: Upgrade(1, lambda view: None), 2: Upgrade(2, leave)}
+    handlers = Handlers(Application(store, CHAIN_ID, upgrades=upgrades), LedgerMetrics())
+    answer = init_chain(handlers, validators()).init_chain
+    assert answer.consensus_params.version.app == 1
+    view = View(store.latest, handlers._application._genesis)
+    schedule(view, Scheduled(2, 1))
+    handlers._application._genesis = view.writes
+    block = finalize(handlers, 1)
+    assert block.consensus_param_updates.version.app == 2
+    assert not block.consensus_param_updates.HasField("block")
+    (update,) = block.validator_updates
+    assert (update.pub_key.ed25519, update.power) == (bytes([203] * 32), 0)
+    handlers.handle(abci.Request(commit=abci.RequestCommit()))
+    assert handlers.handle(abci.Request(info=abci.RequestInfo())).info.app_version == 2
+
+
+def leave(view: View) -> None:
+    delete_verifier(view, VERIFIERS[3].id)
 
 
 def test_a_request_without_content_is_a_fault(handlers: Handlers) -> None:

@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import plyvel
 import pytest
 
-from abci_app.application import MAX_WAITING_PER_SENDER, Application
-from abci_app.core.apphash import app_hash
-from abci_app.core.codes import Code
+from abci_app.application import Application
+from abci_app.core.apphash import advance, app_hash
 from abci_app.core.merkle import compact_proof, root_of, update
-from abci_app.core.state import STORES
-from abci_app.store import FORMAT_KEY, Store, open_store
-from planetserve.encoding import decode
+from abci_app.store import FORMAT_KEY, HEAD_KEY, TREES, Head, Store, open_store
 from planetserve.errors import ConfigurationError
 from planetserve.merkle import verify_record
-from planetserve.transactions import REGISTER, sign_transaction
+from planetserve.statekeys import STORES
+from planetserve.transactions import REGISTER, UPDATE, sign_transaction
 from tests.abci_app.world import CHAIN_ID, RELAY, app_state, participant, registration
 
 
@@ -42,7 +41,8 @@ def started(store: Store) -> Application:
 
 
 def transaction(nonce: int, name: str = "node") -> bytes:
-    return sign_transaction(RELAY, CHAIN_ID, nonce, REGISTER, registration(RELAY, name))
+    kind = UPDATE if nonce else REGISTER
+    return sign_transaction(RELAY, CHAIN_ID, nonce, kind, registration(RELAY, name))
 
 
 def test_commit_is_the_only_thing_that_writes(folder: Path, store: Store, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_commit_is_the_only_thing_that_writes(folder: Path, store: Store, tmp_pa
     application.commit()
     head = store.head
     shutil.copytree(folder, tmp_path / "before")
-    _, staged_hash = application.finalize(2, [transaction(1, "renamed")])
+    staged_hash = application.finalize(2, [transaction(1, "renamed")]).head.app_hash
     shutil.copytree(folder, tmp_path / "staged")
     application.commit()
     shutil.copytree(folder, tmp_path / "after")
@@ -62,7 +62,8 @@ def test_commit_is_the_only_thing_that_writes(folder: Path, store: Store, tmp_pa
             assert reopened.head == expected
             again = Application(reopened, CHAIN_ID)
             if expected is head:
-                assert again.finalize(2, [transaction(1, "renamed")])[1] == staged_hash
+                staged = again.finalize(2, [transaction(1, "renamed")])
+                assert staged.head.app_hash == staged_hash
         finally:
             reopened.close()
     assert store.head.app_hash == staged_hash
@@ -115,45 +116,6 @@ def test_trees_and_records_stay_in_step_over_blocks(store: Store) -> None:
     assert verify_record(latest.head.roots["nodes"], key, latest.get(key), *proof)
 
 
-def test_several_transactions_of_one_key_wait_together(store: Store) -> None:
-    application = started(store)
-    assert [application.check(transaction(nonce)).code for nonce in (0, 1, 1, 2)] == [
-        *[Code.OK, Code.OK],
-        *[Code.BAD_NONCE, Code.OK],
-    ]
-    application.finalize(1, [transaction(0)])
-    application.commit()
-    assert application.check(transaction(1)).code is Code.OK, "a recheck starts afresh"
-
-
-def test_a_sender_cannot_fill_the_mempool(store: Store) -> None:
-    application = started(store)
-    codes = [application.check(transaction(n)).code for n in range(MAX_WAITING_PER_SENDER + 1)]
-    assert set(codes[:-1]) == {Code.OK}
-    assert codes[-1] is Code.SENDER_LIMIT
-
-
-def test_proposals_hold_only_what_succeeds_and_fits(store: Store) -> None:
-    application = started(store)
-    good, late, garbage = transaction(0), transaction(2), b"garbage"
-    assert application.select(1, [garbage, late, good], 1 << 20) == [good]
-    assert application.select(1, [good], len(good)) == []
-    assert application.acceptable(1, [good, transaction(1)])
-    assert not application.acceptable(1, [good, garbage])
-
-
-def test_answers_are_of_the_last_committed_height(store: Store) -> None:
-    application = started(store)
-    assert application.query("/routes").value == b""
-    application.finalize(1, [])
-    application.commit()
-    assert len(decode(application.query("/routes").value)) == 4
-    application.finalize(2, [transaction(0)])
-    assert len(decode(application.query("/routes").value)) == 4
-    application.commit()
-    assert len(decode(application.query("/routes").value)) == 5
-
-
 def test_blocks_follow_each_other(store: Store) -> None:
     application = started(store)
     with pytest.raises(ValueError, match="does not follow"):
@@ -171,9 +133,61 @@ def test_the_order_of_arrival_of_accounts_is_not_in_the_app_hash(tmp_path: Path)
     for index, order in enumerate((raws, raws[::-1])):
         store = open_store(tmp_path / str(index), CHAIN_ID)
         application = started(store)
-        hashes.add(application.finalize(1, order)[1])
+        hashes.add(application.finalize(1, order).head.app_hash)
         store.close()
     assert len(hashes) == 1
+
+
+def test_a_store_that_is_emptied_leaves_nothing_behind(store: Store) -> None:
+    """Trees start a new generation; the old one's nodes are swept when there is time."""
+    reads = store.latest.tree_node
+    writes: dict[bytes, bytes | None] = {b"commits/%d" % i: b"v" for i in range(50)}
+    roots, nodes = advance(reads, store.head.roots, writes)
+    store.commit(Head(1, app_hash(roots), roots), writes, nodes)
+    assert not store.sweep()
+
+    kept = store.latest
+    writes = {**dict.fromkeys(writes), b"commits/new": b"v"}
+    roots, nodes = advance(kept.tree_node, roots, writes, ["commits"])
+    store.commit(Head(2, app_hash(roots), roots, {"commits": 2}), writes, nodes)
+    assert_consistent(store)
+    store.sweep()
+    assert store.previous is kept
+    assert kept.get(b"commits/7") == b"v", "a snapshot does not change"
+    assert root_of(partial(kept.tree_node, "commits")) == kept.head.roots["commits"]
+    with store._database.iterator(prefix=TREES + b"commits/") as iterator:
+        assert len(list(iterator)) == 1
+
+
+def test_roots_of_recent_heights_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abci_app.store.KEPT_ROOTS", 3)
+    application = started(store)
+    for height in range(1, 6):
+        application.finalize(height, [])
+        application.commit()
+    assert store.roots_at(5) == (store.head.app_hash, store.head.roots)
+    assert [height for height in range(8) if store.roots_at(height)] == [3, 4, 5]
+
+
+def test_what_a_broken_restore_left_is_gone_at_the_next_start(folder: Path) -> None:
+    store = open_store(folder, CHAIN_ID)
+    store.load(store.head, {b"nodes/a": b"v"}, {("nodes", b"\0\0"): b"node"})
+    assert store.latest.get(b"nodes/a") == b"v"
+    store.close()
+    store = open_store(folder, CHAIN_ID)
+    assert list(store.latest.everything()) == []
+    assert store.latest.tree_node("nodes", b"\0\0") is None
+    store.close()
+
+
+def test_a_ledger_with_a_height_is_not_restored_over(store: Store) -> None:
+    application = started(store)
+    application.finalize(1, [])
+    application.commit()
+    with pytest.raises(ValueError, match="not restored over"):
+        store.load(store.head, {}, {})
+    with pytest.raises(ValueError, match="not emptied"):
+        store.drop_loaded()
 
 
 def test_another_chain_a_newer_format_and_a_second_process_are_refused(folder: Path) -> None:
@@ -184,9 +198,9 @@ def test_another_chain_a_newer_format_and_a_second_process_are_refused(folder: P
     with pytest.raises(ConfigurationError, match="belongs to the chain 'test-chain'"):
         open_store(folder, "another")
     store = open_store(folder, CHAIN_ID)
-    store._database.put(FORMAT_KEY, b"2")
+    store._database.put(FORMAT_KEY, b"3")
     store.close()
-    with pytest.raises(ConfigurationError, match="has format 2"):
+    with pytest.raises(ConfigurationError, match="has format 3"):
         open_store(folder, CHAIN_ID)
 
 
@@ -194,4 +208,51 @@ def test_a_damaged_database_is_refused(folder: Path) -> None:
     open_store(folder, CHAIN_ID).close()
     (folder / "CURRENT").write_bytes(b"nonsense")
     with pytest.raises(ConfigurationError, match="cannot open"):
+        open_store(folder, CHAIN_ID)
+
+
+def committed(folder: Path, heights: int) -> None:
+    store = open_store(folder, CHAIN_ID)
+    application = started(store)
+    for height in range(1, heights + 1):
+        application.finalize(height, [transaction(height - 1)])
+        application.commit()
+    store.close()
+
+
+@pytest.mark.parametrize("suffix", ["log", "ldb"])
+def test_flipped_bytes_are_refused_and_nothing_is_written(folder: Path, suffix: str) -> None:
+    committed(folder, 30)
+    if suffix == "ldb":
+        # A second start turns the log into a table.
+        open_store(folder, CHAIN_ID).close()
+        (damaged,) = folder.glob("*.ldb")
+        start = 200
+    else:
+        (damaged,) = folder.glob("*.log")
+        start = damaged.stat().st_size // 3
+    content = bytearray(damaged.read_bytes())
+    for place in range(start, len(content) - 100, 50):
+        content[place] ^= 0xFF
+    damaged.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"cannot open|damaged"):
+        open_store(folder, CHAIN_ID)
+    assert damaged.read_bytes() == content
+
+
+@pytest.mark.parametrize("change", ["head", "root", "foreign"])
+def test_what_does_not_belong_together_is_refused(folder: Path, change: str) -> None:
+    committed(folder, 3)
+    database = plyvel.DB(str(folder))
+    if change == "head":
+        database.put(HEAD_KEY, b"nonsense")
+    elif change == "root":
+        with database.iterator(prefix=TREES + b"nodes/") as iterator:
+            key, _ = next(iterator)
+        database.delete(key)
+    else:
+        database.delete(FORMAT_KEY)
+        database.delete(b"m/chain_id")
+    database.close()
+    with pytest.raises(ConfigurationError, match="is damaged; move it away"):
         open_store(folder, CHAIN_ID)
