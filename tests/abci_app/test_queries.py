@@ -37,7 +37,7 @@ def application(tmp_path: Path) -> Iterator[Application]:
 def asked(application: Application, keys: list[bytes], stores: list[str]) -> dict[str, Any]:
     found = application.query("/state", encode({"keys": keys, "stores": stores}))
     assert (found.code, found.height) == (Code.OK, 2), found.log
-    value = decode(found.value, max_bytes=queries.MAX_ANSWER_BYTES)
+    value = decode(found.value, max_bytes=16 << 20)
     assert isinstance(value, dict)
     return value
 
