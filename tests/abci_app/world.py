@@ -167,6 +167,10 @@ class World:
         """What the next block will hold."""
         return tuple(self._queue)
 
+    def waiting(self, identity: Identity) -> int:
+        """How many of the queued transactions are the identity's."""
+        return self._queued.get(identity.id, 0)
+
     def assigned(self, identity: Identity, node: bytes) -> bool:
         """Whether the running epoch's ticket assigns the node to the prober."""
         chain = self.chain

@@ -1,0 +1,152 @@
+"""Proposals and votes of the slow model (see `tests.abci_app.model`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from abci_app.core.codes import Code
+from abci_app.core.parameters import LIMITS
+from planetserve.keys import node_id
+from tests.abci_app.model_nodes import Node, Participants, Verifier, need
+
+
+@dataclass
+class Proposal:
+    """Votes by verifier, as objects: they do not hang on a key."""
+
+    proposer: Verifier
+    proposer_id: bytes
+    height: int
+    closes: int
+    change: dict[str, Any]
+    votes: list[tuple[Verifier, bytes, bool]]
+    outcome: str = "open"
+    settled: int = 0
+
+
+@dataclass
+class Voting(Participants):
+    pending: dict[str, int] = field(default_factory=dict)
+    proposals: list[Proposal] = field(default_factory=list)
+
+    def propose(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
+        proposer = self.require(sender)
+        taken = [p for p in self.proposals if p.outcome == "open" and p.proposer_id in proposer.ids]
+        need(len(taken) < self.parameters["max_open_proposals"], Code.TOO_MANY_PROPOSALS)
+        need(self.possible(data["change"]), Code.BAD_CHANGE)
+        closes = self.height + self.parameters["voting_blocks"]
+        votes = [(proposer, sender, True)]
+        change = dict(data["change"])
+        self.proposals.append(Proposal(proposer, sender, self.height, closes, change, votes))
+
+    def vote(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
+        voter = self.require(sender)
+        need(1 <= data["proposal"] <= len(self.proposals), Code.UNKNOWN_PROPOSAL)
+        proposal = self.proposals[data["proposal"] - 1]
+        closed = proposal.outcome != "open" or self.height > proposal.closes
+        need(not closed, Code.PROPOSAL_CLOSED)
+        voted = {identifier for _, identifier, _ in proposal.votes}
+        need(not voted & set(voter.ids), Code.ALREADY_VOTED)
+        proposal.votes.append((voter, sender, data["approve"]))
+
+    def tally(self) -> None:
+        total = sum(verifier.power for verifier in self.verifiers)
+        shares = {
+            identifier: Fraction(verifier.power, total)
+            for verifier in self.verifiers
+            for identifier in verifier.ids
+        }
+        moved = False
+        for proposal in [p for p in self.proposals if p.outcome == "open"]:
+            yes = sum(shares.get(voter, 0) for _, voter, approve in proposal.votes if approve)
+            no = sum(shares.get(voter, 0) for _, voter, approve in proposal.votes if not approve)
+            moves = proposal.change["kind"] != "parameter"
+            if yes > Fraction(2, 3):
+                if moves and moved:
+                    continue
+                made = self.possible(proposal.change)
+                if made:
+                    self.make(proposal.change)
+                    moved = moved or moves
+                proposal.outcome = "passed" if made else "failed"
+            elif no >= Fraction(1, 3):
+                proposal.outcome = "refused"
+            elif self.height >= proposal.closes:
+                proposal.outcome = "expired"
+            else:
+                continue
+            proposal.settled = self.height
+
+    def named(self, identifier: bytes) -> Verifier | None:
+        return next((item for item in self.verifiers if identifier in item.ids), None)
+
+    def possible(self, change: Mapping[str, Any]) -> bool:
+        if change["kind"] == "parameter":
+            name, value = change["name"], change["value"]
+            if name not in LIMITS or not LIMITS[name][0] <= value <= LIMITS[name][1]:
+                return False
+            new: dict[str, int] = {**self.parameters, **self.pending, name: value}
+            fits = new["commit_blocks"] + 2 <= new["epoch_blocks"]
+            return fits and new["untrusted_below_ppm"] <= new["trusted_from_ppm"]
+        if change["kind"] == "join":
+            joiner = bytes(node_id(change["key"]))
+            taken = {verifier.consensus_key for verifier in self.verifiers}
+            held = [self.holder(kind, change[kind]) for kind in ("onion_key", "transport_key")]
+            if (
+                self.named(joiner)
+                or change["consensus_key"] in taken
+                or joiner in self.reserved()
+                or any(holder not in (None, joiner) for holder in held)
+            ):
+                return False
+            return self.may_move(None, change["power"])
+        verifier = self.named(change["verifier"])
+        return verifier is not None and self.may_move(verifier, change.get("power", 0))
+
+    def may_move(self, verifier: Verifier | None, power: int) -> bool:
+        others = [item.power for item in self.verifiers if item is not verifier]
+        before = verifier.power if verifier else 0
+        if not power and not others:
+            return False
+        if power > before and others:
+            share = Fraction(power, power + sum(others))
+            if share >= Fraction(1, 3) and power > Fraction(sum(others), len(others)):
+                return False
+        # Who holds more than 2/3 afterwards must have held more than 1/3 before.
+        return before <= 2 * power + sum(others)
+
+    def make(self, change: Mapping[str, Any]) -> None:
+        if change["kind"] == "parameter":
+            self.pending[change["name"]] = change["value"]
+        elif change["kind"] == "join":
+            self.join(change)
+        else:
+            verifier = self.named(change["verifier"])
+            assert verifier is not None
+            if change["kind"] == "power":
+                verifier.power = change["power"]
+                return
+            self.verifiers.remove(verifier)
+            node = self.nodes[verifier.ids[-1]]
+            remaining = node.roles - {"prober", "verifier"}
+            if remaining:
+                node.roles = remaining
+            else:
+                self.end(node)
+
+    def join(self, change: Mapping[str, Any]) -> None:
+        key, joiner = change["key"], bytes(node_id(change["key"]))
+        name, power = change["name"], change["power"]
+        self.verifiers.append(Verifier([joiner], key, name, change["consensus_key"], power))
+        data = {"name": name, "model": "", "operator": "", "endpoints": {}}
+        node = self.nodes.get(joiner, Node([joiner], key, data, set(), self.height))
+        if node.retired:
+            node.data |= {"model": "", "endpoints": {}}
+            node.roles = set()
+        node.roles = node.roles | {"prober", "verifier"}
+        node.data |= {kind: change[kind] for kind in ("onion_key", "transport_key")}
+        node.candidate, node.retired = False, 0
+        self.nodes[joiner] = node
