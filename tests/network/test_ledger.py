@@ -23,6 +23,7 @@ from planetserve import transactions
 from planetserve.errors import TransactionRejected
 from planetserve.keys import Identity, identity_from, write_identity
 from planetserve.ledger import LedgerClient
+from planetserve.light.trust import genesis_validators_hash
 from planetserve.network import Network
 from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED
 from planetserve.rpc import Rpc, to_base64
@@ -83,7 +84,14 @@ class Validator:
             rpc=f"127.0.0.1:{rpc}",
             block_interval_s=0.15,
         )
-        self.network = Network(CHAIN_ID, "", (f"http://127.0.0.1:{rpc}",), "tiny")
+        self.network = Network(
+            CHAIN_ID,
+            "",
+            (f"http://127.0.0.1:{rpc}",),
+            "tiny",
+            genesis_validators_hash=genesis_validators_hash(genesis),
+            trust_period_s=10 * 365 * 24 * 3600,
+        )
         self.network_file = folder / "network.toml"
         self.network_file.write_text(self.network.to_toml())
         self.process: subprocess.Popen[bytes] | None = None

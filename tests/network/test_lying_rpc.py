@@ -1,0 +1,269 @@
+"""A real validator behind a proxy that lies: every lie is found, and the next server answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planetserve.encoding import decode, encode
+from planetserve.errors import (
+    ForgedHeader,
+    ForkDetected,
+    NetworkNotFound,
+    OldHeader,
+    PlanetServeError,
+    RemoteProtocolError,
+    TransactionRejected,
+    WrongProof,
+)
+from planetserve.ledger import LedgerClient
+from planetserve.light.blocks import Header
+from planetserve.light.reading import light_block_json, read_signed_header
+from planetserve.network import Network
+from planetserve.rpc import Rpc
+from planetserve.statekeys import CHAIN_KEY, account_key
+from planetserve.transactions import ENDORSE, REGISTER, endorse
+from tests.network.test_ledger import (
+    CHAIN_ID,
+    CONSENSUS_SEED,
+    RELAY,
+    VERIFIER,
+    Validator,
+    registration,
+)
+from tests.planetserve.light_chain import sign, signers
+
+Lie = Callable[[str, dict[str, Any], Any], Any]
+TIMEOUT_S = 2.0
+
+
+class Proxy:
+    """Forwards calls to a validator's RPC and changes the results."""
+
+    def __init__(self, target: str) -> None:
+        self.lie: Lie = lambda method, params, result: result
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                request = urllib.request.Request(target, body)
+                with urllib.request.urlopen(request, timeout=5) as response:
+                    answer = json.load(response)
+                if "result" in answer:
+                    asked = json.loads(body)
+                    answer["result"] = proxy.lie(asked["method"], asked["params"], answer["result"])
+                content = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Keeps the test's output clean."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Validator]:
+    made = Validator(tmp_path_factory.mktemp("lying"))
+    made.start()
+    made.wait_above(4)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def proxy(validator: Validator) -> Iterator[Proxy]:
+    made = Proxy(validator.network.rpc[0])
+    yield made
+    made.close()
+
+
+def reader(validator: Validator, *addresses: str, path: Path | None = None) -> LedgerClient:
+    network: Network = replace(validator.network, rpc=addresses)
+    return LedgerClient(network, path, rpc=Rpc(addresses, TIMEOUT_S))
+
+
+def state_lie(change: Callable[[Any], None]) -> Lie:
+    """The state's answer changed, in due form."""
+
+    def lie(method: str, params: dict[str, Any], result: Any) -> Any:
+        if method == "abci_query":
+            response = result["response"]
+            answer = decode(base64.b64decode(response["value"]))
+            change(answer)
+            response["value"] = base64.b64encode(encode(answer)).decode()
+        return result
+
+    return lie
+
+
+def commit_lie(change: Callable[[Header], Header], seeds: dict[bytes, int] | None) -> Lie:
+    """Later headers changed, and signed with `seeds` if there are any."""
+
+    def lie(method: str, params: dict[str, Any], result: Any) -> Any:
+        if method != "commit" or params.get("height") == "1":
+            return result
+        header, _ = read_signed_header(result["signed_header"])
+        changed = change(header)
+        if seeds is None:
+            shown = result["signed_header"]["header"]
+            return {
+                "signed_header": {
+                    **result["signed_header"],
+                    "header": {**shown, "app_hash": changed.app_hash.hex().upper()},
+                }
+            }
+        return {"signed_header": light_block_json(sign(changed, seeds))["signed_header"]}
+
+    return lie
+
+
+def forget_a_node(answer: Any) -> None:
+    answer["stores"]["verifiers"].pop()
+
+
+def invent_a_record(answer: Any) -> None:
+    answer["records"][1]["value"] = encode({"nonce": 7})
+
+
+def change_a_root(answer: Any) -> None:
+    answer["roots"]["accounts"] = b"x" * 32
+
+
+def another_app_hash(header: Header) -> Header:
+    return replace(header, app_hash=bytes(32))
+
+
+def of_strangers(header: Header) -> Header:
+    strangers = sign(header, STRANGERS).validators.hash()
+    return replace(header, validators_hash=strangers, next_validators_hash=strangers)
+
+
+STRANGERS = signers(range(90, 94))
+
+
+def huge(method: str, params: dict[str, Any], result: Any) -> Any:
+    return "x" * (33 << 20) if method == "abci_query" else result
+
+
+def slow(method: str, params: dict[str, Any], result: Any) -> Any:
+    time.sleep(1.5 * TIMEOUT_S)
+    return result
+
+
+def other_form(method: str, params: dict[str, Any], result: Any) -> Any:
+    return [method] if method == "abci_query" else result
+
+
+LIES: dict[str, tuple[Lie, type[PlanetServeError]]] = {
+    "a node left out": (state_lie(forget_a_node), WrongProof),
+    "a record invented": (state_lie(invent_a_record), WrongProof),
+    "a root changed": (state_lie(change_a_root), WrongProof),
+    "a header changed": (commit_lie(another_app_hash, None), ForgedHeader),
+    "a header of strangers": (commit_lie(of_strangers, STRANGERS), ForgedHeader),
+    "a huge answer": (huge, RemoteProtocolError),
+    "a slow answer": (slow, NetworkNotFound),
+    "an answer of another form": (other_form, RemoteProtocolError),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+async def test_a_lie_is_refused_and_the_next_server_asked(
+    name: str, validator: Validator, proxy: Proxy
+) -> None:
+    proxy.lie, expected = LIES[name]
+    keys, stores = (CHAIN_KEY, account_key(RELAY.id + b"!")), ("verifiers",)
+    async with reader(validator, proxy.address) as ledger:
+        with pytest.raises(expected):
+            await ledger.read(keys, stores)
+    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+        proven = await ledger.read(keys, stores)
+    assert proven.records[CHAIN_KEY]["chain_id"] == CHAIN_ID
+    assert proven.records[keys[1]] is None
+    assert len(proven.stores["verifiers"]) == 1
+
+
+async def test_old_answers_are_refused(
+    validator: Validator, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that shows the chain as it was once."""
+    kept: dict[str, Any] = {}
+
+    def frozen(method: str, params: dict[str, Any], result: Any) -> Any:
+        return kept.setdefault(f"{method} {params.get('height', '')}", result)
+
+    proxy.lie = frozen
+    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+        before = await ledger.read()
+    monkeypatch.setattr("planetserve.light.client.MAX_AGE_S", 1)
+    health = validator.health()
+    assert health is not None
+    validator.wait_above(health["height"] + 15)
+    async with reader(validator, proxy.address) as ledger:
+        with pytest.raises(OldHeader):
+            await ledger.read()
+    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+        assert (await ledger.read()).height > before.height
+
+
+async def test_a_forked_chain_is_detected(validator: Validator, proxy: Proxy) -> None:
+    """The validator's own key signs a second header of the same height."""
+    proxy.lie = commit_lie(another_app_hash, {CONSENSUS_SEED: 10})
+    async with reader(validator, *validator.network.rpc, proxy.address) as ledger:
+        with pytest.raises(ForkDetected, match="both signed"):
+            await ledger.read()
+    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+        with pytest.raises(ForkDetected, match="both signed"):
+            await ledger.read()
+
+
+async def test_inclusion_and_codes_are_proven(validator: Validator, proxy: Proxy) -> None:
+    def success(method: str, params: dict[str, Any], result: Any) -> Any:
+        """Says that every transaction went well."""
+        for item in (result.get("txs_results") or []) if method == "block_results" else []:
+            item["code"] = 0
+        return result
+
+    proxy.lie = success
+    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+        height = await ledger.send(RELAY, REGISTER, registration(RELAY, "relay-a", "relay"))
+        routes = await ledger.routes()
+        assert routes.height >= height
+        found = routes.find(RELAY.id)
+        assert found is not None
+        data = endorse(node=RELAY.id, role="relay", expires=height + 1_000)
+        await ledger.send(VERIFIER, ENDORSE, data)
+        with pytest.raises(TransactionRejected):
+            await ledger.send(RELAY, ENDORSE, data)
+
+
+async def test_a_second_start_goes_on_from_what_was_verified(
+    validator: Validator, tmp_path: Path
+) -> None:
+    path = tmp_path / "trusted.json"
+    async with reader(validator, *validator.network.rpc, path=path) as ledger:
+        first = await ledger.read()
+    block = json.loads(path.read_text())["block"]
+    header, _ = read_signed_header(block["signed_header"])
+    assert header.height >= first.height + 1
+    async with reader(validator, *validator.network.rpc, path=path) as ledger:
+        assert (await ledger.read()).height >= first.height
