@@ -39,8 +39,9 @@ from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, account_key
 from planetserve.transactions import sign_transaction
 
 INCLUSION_TIMEOUT_S = 30.0
-SERVER_TIMEOUT_S = 10.0
-"""How long one server may take for a whole answer with its proofs."""
+PATIENCE_S = (1.5, 10.0)
+"""How long one server may take for a whole answer with its proofs, and how long when asked again
+because nobody was quicker."""
 HEADER_TIMEOUT_S = 5.0
 POLL_S = 0.1
 POLLS_A_SERVER = 20
@@ -264,20 +265,24 @@ class LedgerClient:
 
     async def _from_some_server(self, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         """The first proven answer, from the server that gave the last one, or the next."""
-        failures: list[tuple[str, PlanetServeError]] = []
-        for address in self._rpc.in_order():
-            try:
-                async with asyncio.timeout(SERVER_TIMEOUT_S):
-                    answer = await ask(address)
-            except ForkDetected:
-                raise
-            except TimeoutError:
-                failures.append((address, NoAnswer(address, "too slow")))
-            except (ProofRefused, RemoteProtocolError, NoAnswer, RpcError) as error:
-                failures.append((address, error))
-            else:
-                self._rpc.prefer(address)
-                return answer
+        waiting, failures = self._rpc.in_order(), list[tuple[str, PlanetServeError]]()
+        for patience_s in PATIENCE_S:
+            slow = []
+            for address in waiting:
+                try:
+                    async with asyncio.timeout(patience_s):
+                        answer = await ask(address)
+                except ForkDetected:
+                    raise
+                except TimeoutError:
+                    slow.append(address)
+                except (ProofRefused, RemoteProtocolError, NoAnswer, RpcError) as error:
+                    failures.append((address, error))
+                else:
+                    self._rpc.prefer(address)
+                    return answer
+            waiting = slow
+        failures += [(address, NoAnswer(address, "too slow")) for address in waiting]
         raise _combined(failures)
 
 

@@ -57,3 +57,12 @@ def configure_logging(level: str = "info") -> None:
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+if not structlog.is_configured():
+    # A command that answers one question, or a program that imports us, has its standard output
+    # for itself.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=lambda *names: structlog.PrintLogger(sys.stderr),
+    )
