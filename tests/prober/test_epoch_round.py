@@ -93,3 +93,28 @@ def test_reveals_open_what_was_committed() -> None:
     assert isinstance(commit, Commit)
     assert isinstance(reveal, Reveal)
     assert commit.score == reveal.score
+
+
+def test_a_reveal_that_failed_is_sent_again_while_it_can_be() -> None:
+    current = epoch_round.resume(CLOCK, [score(NODES[0])])
+    for height in (15, 20, 23):
+        current, steps = epoch_round.next_steps(current, replace(CLOCK, height=height))
+        assert [type(step) for step in steps] == [Reveal]
+        assert epoch_round.next_steps(current, replace(CLOCK, height=height))[1] == []
+        current = current.at(NODES[0], epoch_round.COMMITTED)
+    current, steps = epoch_round.next_steps(current, replace(CLOCK, height=24))
+    assert (steps, current.finished) == ([], True)
+
+
+def test_a_round_that_was_resumed_opens_its_commitments_and_probes_nothing() -> None:
+    scores = [score(node) for node in NODES]
+    current = epoch_round.resume(CLOCK, scores)
+    current, steps = epoch_round.next_steps(current, replace(CLOCK, height=5))
+    assert (steps, current.finished) == ([], False)
+    current, steps = epoch_round.next_steps(current, replace(CLOCK, height=15))
+    assert steps == [Reveal(item) for item in scores]
+
+
+def test_a_round_without_nodes_is_finished() -> None:
+    assert epoch_round.begin(CLOCK, (), {}).finished
+    assert epoch_round.resume(CLOCK, ()).finished
