@@ -115,6 +115,16 @@ class LightClient:
                 "seen already"
             )
 
+    async def confirm(self, address: str, block: LightBlock) -> None:
+        """Compare a believed block with what the server at `address` shows at its height.
+
+        Raises `ForgedHeader` or `OldHeader` when it shows another one that is not to be believed,
+        `ForkDetected` when that one is, `RpcError` when it has none, `NoAnswer`,
+        `RemoteProtocolError`.
+        """
+        if not await self._agrees(address, block):
+            raise _fork(block.height, [address])
+
     def save(self) -> None:
         """Keep the newest believed block in the file, if there is one."""
         if self._path is not None and self.newest is not None:
@@ -230,8 +240,11 @@ class LightClient:
                     if await self._agrees(witness, block):
                         return
             except (TimeoutError, NoAnswer, RpcError, RemoteProtocolError, ProofRefused) as error:
-                log.warning("witness_ignored", address=witness, reason=str(error))
+                reason = "too slow" if isinstance(error, TimeoutError) else str(error)
+                log.warning("witness_ignored", address=witness, reason=reason)
                 self._left_alone_until_ns[witness] = now_ns + WITNESS_PAUSE_S * NANOSECONDS
+                if isinstance(error, TimeoutError | RpcError):
+                    return  # one header is not worth waiting for several of them
                 continue
             raise _fork(block.height, [address, witness])
 

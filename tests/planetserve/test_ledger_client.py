@@ -24,6 +24,7 @@ from planetserve.errors import (
 )
 from planetserve.keys import identity_from
 from planetserve.ledger import LedgerClient
+from planetserve.light import client as client_module
 from planetserve.light.protobuf import NANOSECONDS
 from planetserve.merkle import sha256
 from planetserve.records import TRUSTED
@@ -338,7 +339,8 @@ async def test_servers_that_stall_or_are_dead_are_left(
         with pytest.raises(NetworkNotFound, match=r"ConnectError.*too slow"):
             await ledger.read()
         assert stalling.calls.count("abci_query") == 2
-    monkeypatch.setattr(ledger_module, "PATIENCE_S", (0.5, 5.0))
+    monkeypatch.setattr(ledger_module, "PATIENCE_S", (0.1, 5.0))
+    monkeypatch.setattr(client_module, "WITNESS_TIMEOUT_S", 0.02)
     async with reader(Servers(one=stalling, two=dead, three=Server(chain)), chain) as ledger:
         assert (await ledger.read()).height == 9
 
