@@ -13,8 +13,11 @@ from overlay.client import OverlayClient, PathSettings
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
 from overlay.server import IncomingRequest, OverlayServer
+from planetserve.encoding import encode
 from planetserve.keys import Identity, identity_from
+from planetserve.merkle import EMPTY_HASH, root_of
 from planetserve.records import NodeRecord, RouteSet, route_set
+from planetserve.statekeys import route_key
 
 
 def record(identity: Identity, name: str, role: str, port: int) -> NodeRecord:
@@ -39,7 +42,7 @@ class StaticLedger:
     """Stands where a `LedgerClient` would; only its route set is read."""
 
     def __init__(self) -> None:
-        self.answer = route_set(0, [])
+        self.answer = route_set(0, EMPTY_HASH, [])
 
     async def routes(self) -> RouteSet:
         return self.answer
@@ -87,7 +90,8 @@ async def running_overlay(
         relays[identity.id] = RelayNode(identity, "127.0.0.1:0", directory)
         port = relays[identity.id].start()
         records.append(record(identity, f"relay-{number}", "relay", port))
-    ledger.answer = route_set(1, [r.to_wire() for r in records])
+    stored = [(route_key(item.id), encode(item.to_wire())) for item in records]
+    ledger.answer = route_set(1, root_of(stored), [item.to_wire() for item in records])
     routes = await directory.refresh()
     overlay = Overlay(routes, relays, server, target, directory=directory)
     try:
