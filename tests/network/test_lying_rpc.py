@@ -33,18 +33,19 @@ from planetserve.network import Network
 from planetserve.rpc import Rpc
 from planetserve.statekeys import CHAIN_KEY, account_key
 from planetserve.transactions import ENDORSE, REGISTER, endorse
-from tests.network.test_ledger import (
+from tests.network.validators import (
     CHAIN_ID,
-    CONSENSUS_SEED,
-    RELAY,
-    VERIFIER,
-    Validator,
+    Chain,
+    consensus_seed,
+    person,
     registration,
+    running_chain,
 )
 from tests.planetserve.light_chain import sign, signers
 
 Lie = Callable[[str, dict[str, Any], Any], Any]
 TIMEOUT_S = 2.0
+VERIFIER, RELAY = person(1), person(3)
 
 
 class Proxy:
@@ -82,23 +83,21 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Validator]:
-    made = Validator(tmp_path_factory.mktemp("lying"))
-    made.start()
-    made.wait_above(4)
-    yield made
-    made.stop()
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    with running_chain(tmp_path_factory.mktemp("lying"), 1, block_interval_s=0.15) as made:
+        made.wait_above(4)
+        yield made
 
 
 @pytest.fixture
-def proxy(validator: Validator) -> Iterator[Proxy]:
-    made = Proxy(validator.network.rpc[0])
+def proxy(chain: Chain) -> Iterator[Proxy]:
+    made = Proxy(chain.network.rpc[0])
     yield made
     made.close()
 
 
-def reader(validator: Validator, *addresses: str, path: Path | None = None) -> LedgerClient:
-    network: Network = replace(validator.network, rpc=addresses)
+def reader(chain: Chain, *addresses: str, path: Path | None = None) -> LedgerClient:
+    network: Network = replace(chain.network, rpc=addresses)
     return LedgerClient(network, path, rpc=Rpc(addresses, TIMEOUT_S))
 
 
@@ -188,14 +187,14 @@ LIES: dict[str, tuple[Lie, type[PlanetServeError]]] = {
 
 @pytest.mark.parametrize("name", LIES)
 async def test_a_lie_is_refused_and_the_next_server_asked(
-    name: str, validator: Validator, proxy: Proxy
+    name: str, chain: Chain, proxy: Proxy
 ) -> None:
     proxy.lie, expected = LIES[name]
     keys, stores = (CHAIN_KEY, account_key(RELAY.id + b"!")), ("verifiers",)
-    async with reader(validator, proxy.address) as ledger:
+    async with reader(chain, proxy.address) as ledger:
         with pytest.raises(expected):
             await ledger.read(keys, stores)
-    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+    async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
         proven = await ledger.read(keys, stores)
     assert proven.records[CHAIN_KEY]["chain_id"] == CHAIN_ID
     assert proven.records[keys[1]] is None
@@ -203,7 +202,7 @@ async def test_a_lie_is_refused_and_the_next_server_asked(
 
 
 async def test_old_answers_are_refused(
-    validator: Validator, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    chain: Chain, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that shows the chain as it was once."""
     kept: dict[str, Any] = {}
@@ -212,31 +211,29 @@ async def test_old_answers_are_refused(
         return kept.setdefault(f"{method} {params.get('height', '')}", result)
 
     proxy.lie = frozen
-    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+    async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
         before = await ledger.read()
     monkeypatch.setattr("planetserve.light.client.MAX_AGE_S", 1)
-    health = validator.health()
-    assert health is not None
-    validator.wait_above(health["height"] + 15)
-    async with reader(validator, proxy.address) as ledger:
+    chain.wait_above(chain.height() + 15)
+    async with reader(chain, proxy.address) as ledger:
         with pytest.raises(OldHeader):
             await ledger.read()
-    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+    async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
         assert (await ledger.read()).height > before.height
 
 
-async def test_a_forked_chain_is_detected(validator: Validator, proxy: Proxy) -> None:
+async def test_a_forked_chain_is_detected(chain: Chain, proxy: Proxy) -> None:
     """The validator's own key signs a second header of the same height."""
-    proxy.lie = commit_lie(another_app_hash, {CONSENSUS_SEED: 10})
-    async with reader(validator, *validator.network.rpc, proxy.address) as ledger:
+    proxy.lie = commit_lie(another_app_hash, {consensus_seed(1): 10})
+    async with reader(chain, *chain.network.rpc, proxy.address) as ledger:
         with pytest.raises(ForkDetected, match="both signed"):
             await ledger.read()
-    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+    async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
         with pytest.raises(ForkDetected, match="both signed"):
             await ledger.read()
 
 
-async def test_inclusion_and_codes_are_proven(validator: Validator, proxy: Proxy) -> None:
+async def test_inclusion_and_codes_are_proven(chain: Chain, proxy: Proxy) -> None:
     def success(method: str, params: dict[str, Any], result: Any) -> Any:
         """Says that every transaction went well."""
         for item in (result.get("txs_results") or []) if method == "block_results" else []:
@@ -244,7 +241,7 @@ async def test_inclusion_and_codes_are_proven(validator: Validator, proxy: Proxy
         return result
 
     proxy.lie = success
-    async with reader(validator, proxy.address, *validator.network.rpc) as ledger:
+    async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
         height = await ledger.send(RELAY, REGISTER, registration(RELAY, "relay-a", "relay"))
         routes = await ledger.routes()
         assert routes.height >= height
@@ -256,14 +253,12 @@ async def test_inclusion_and_codes_are_proven(validator: Validator, proxy: Proxy
             await ledger.send(RELAY, ENDORSE, data)
 
 
-async def test_a_second_start_goes_on_from_what_was_verified(
-    validator: Validator, tmp_path: Path
-) -> None:
+async def test_a_second_start_goes_on_from_what_was_verified(chain: Chain, tmp_path: Path) -> None:
     path = tmp_path / "trusted.json"
-    async with reader(validator, *validator.network.rpc, path=path) as ledger:
+    async with reader(chain, *chain.network.rpc, path=path) as ledger:
         first = await ledger.read()
     block = json.loads(path.read_text())["block"]
     header, _ = read_signed_header(block["signed_header"])
     assert header.height >= first.height + 1
-    async with reader(validator, *validator.network.rpc, path=path) as ledger:
+    async with reader(chain, *chain.network.rpc, path=path) as ledger:
         assert (await ledger.read()).height >= first.height
