@@ -21,11 +21,11 @@ UP_TIMEOUT_S = 240.0
 POLL_S = 0.5
 
 
-def free_base_port() -> int:
-    """The first of `PORTS` ports that are all free, below those that the kernel gives away."""
+def free_base_port(count: int = PORTS) -> int:
+    """The first of `count` ports that are all free, below those that the kernel gives away."""
     for _ in range(100):
-        base = random.randrange(20_000, 32_000 - PORTS)
-        if not ports_in_use(range(base, base + PORTS)):
+        base = random.randrange(20_000, 32_000 - count)
+        if not ports_in_use(range(base, base + count)):
             return base
     raise RuntimeError("no free range of ports found")
 
