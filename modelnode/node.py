@@ -15,13 +15,15 @@ from modelnode.http import HttpServer, create_application, loopback_address
 from modelnode.serving import Server
 from overlay.directory import Directory
 from overlay.server import IncomingRequest, OverlayServer
-from planetserve.errors import RemoteProtocolError
+from planetserve.errors import PlanetServeError, RemoteProtocolError
+from planetserve.evidence import Terms
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.messages import Accepted, Failed, decode_payload, encode_event
 from planetserve.network import Network
 from planetserve.registration import announce
+from planetserve.statekeys import model_key
 from planetserve.transactions import register
 
 ROUTES_INTERVAL_S = 1.0
@@ -105,6 +107,8 @@ class ModelNode:
         self._dispatcher = Dispatcher(server, group)
         await group.start()
         stack.push_async_callback(group.close)
+        learning = asyncio.create_task(self._learn_terms(ledger, server), name="terms")
+        stack.push_async_callback(_cancel, learning)
         self._directory = Directory(ledger, ROUTES_INTERVAL_S, group.routes_changed)
         self._directory.follow()
         stack.push_async_callback(self._directory.close)
@@ -118,6 +122,18 @@ class ModelNode:
     async def _announce(self, ledger: LedgerClient) -> None:
         await announce(ledger, self._identity, self._settings.registration(self._identity))
         self._registered = True
+
+    async def _learn_terms(self, ledger: LedgerClient, server: Server) -> None:
+        """What the ledger promises of the model, which the node's replies must keep to."""
+        key = model_key(self._settings.model)
+        while server.terms is None:
+            try:
+                record = (await ledger.read((key,))).records[key]
+                if record is not None:
+                    server.terms = Terms(record["context_tokens"], record["deterministic"])
+            except PlanetServeError as error:
+                log.warning("model_terms_unavailable", reason=str(error))
+            await asyncio.sleep(ROUTES_INTERVAL_S)
 
     async def handle(self, incoming: IncomingRequest) -> None:
         """Answer one request from the overlay. Raises `ReplyGone` when its client left."""
