@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import subprocess
 import threading
 import time
 import urllib.request
@@ -32,20 +34,25 @@ from planetserve.light.reading import light_block_json, read_signed_header
 from planetserve.network import Network
 from planetserve.rpc import Rpc
 from planetserve.statekeys import CHAIN_KEY, account_key
-from planetserve.transactions import ENDORSE, REGISTER, endorse
+from planetserve.transactions import ENDORSE, REGISTER, REVEAL, endorse
 from tests.network.validators import (
     CHAIN_ID,
     Chain,
+    commit_score,
     consensus_seed,
+    fresh_epoch,
     person,
     registration,
+    run,
     running_chain,
+    score_of,
+    until_height,
 )
 from tests.planetserve.light_chain import sign, signers
 
 Lie = Callable[[str, dict[str, Any], Any], Any]
 TIMEOUT_S = 2.0
-VERIFIER, RELAY = person(1), person(3)
+VERIFIER, MODEL, RELAY = person(1), person(2), person(3)
 
 
 class Proxy:
@@ -53,6 +60,7 @@ class Proxy:
 
     def __init__(self, target: str) -> None:
         self.lie: Lie = lambda method, params, result: result
+        self.encode: Callable[[Any], bytes] = lambda answer: json.dumps(answer).encode()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,11 +72,13 @@ class Proxy:
                 if "result" in answer:
                     asked = json.loads(body)
                     answer["result"] = proxy.lie(asked["method"], asked["params"], answer["result"])
-                content = json.dumps(answer).encode()
+                content = proxy.encode(answer)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                # A reader that has waited long enough is gone.
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(content)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Keeps the test's output clean."""
@@ -84,7 +94,8 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    with running_chain(tmp_path_factory.mktemp("lying"), 1, block_interval_s=0.15) as made:
+    parameters = {"epoch_blocks": 12, "commit_blocks": 5}
+    with running_chain(tmp_path_factory.mktemp("lying"), 1, parameters, 0.15) as made:
         made.wait_above(4)
         yield made
 
@@ -144,8 +155,20 @@ def invent_a_record(answer: Any) -> None:
     answer["records"][1]["value"] = encode({"nonce": 7})
 
 
+def improve_results(answer: Any) -> None:
+    """Scores in the server's favour, wherever a result is shown."""
+    for record in answer["records"]:
+        if record["key"].startswith(b"results/") and record["value"] is not None:
+            record["value"] = encode({**decode(record["value"]), "credit_ppm": 1_000_000})
+    for pair in answer["stores"].get("results", []):
+        pair[1] = encode({**decode(pair[1]), "credit_ppm": 1_000_000})
+
+
 def change_a_root(answer: Any) -> None:
     answer["roots"]["accounts"] = b"x" * 32
+
+
+improve_the_record = state_lie(improve_results)
 
 
 def another_app_hash(header: Header) -> Header:
@@ -169,6 +192,12 @@ def slow(method: str, params: dict[str, Any], result: Any) -> Any:
     return result
 
 
+def stalled(method: str, params: dict[str, Any], result: Any) -> Any:
+    if method == "abci_query":
+        time.sleep(4 * TIMEOUT_S)
+    return result
+
+
 def other_form(method: str, params: dict[str, Any], result: Any) -> Any:
     return [method] if method == "abci_query" else result
 
@@ -181,6 +210,7 @@ LIES: dict[str, tuple[Lie, type[PlanetServeError]]] = {
     "a header of strangers": (commit_lie(of_strangers, STRANGERS), ForgedHeader),
     "a huge answer": (huge, RemoteProtocolError),
     "a slow answer": (slow, NetworkNotFound),
+    "an answer that never comes": (stalled, NetworkNotFound),
     "an answer of another form": (other_form, RemoteProtocolError),
 }
 
@@ -262,3 +292,56 @@ async def test_a_second_start_goes_on_from_what_was_verified(chain: Chain, tmp_p
     assert header.height >= first.height + 1
     async with reader(chain, *chain.network.rpc, path=path) as ledger:
         assert (await ledger.read()).height >= first.height
+
+
+GARBAGE = {
+    "no JSON": b"<html>busy</html>",
+    "not UTF-8": b"\xff\xfe" * 100,
+    "nothing": b"",
+    "another value": b"[1, 2]",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_is_refused_and_the_next_server_asked(
+    name: str, chain: Chain, proxy: Proxy
+) -> None:
+    proxy.encode = lambda answer: GARBAGE[name]
+    async with reader(chain, proxy.address) as ledger:
+        with pytest.raises(RemoteProtocolError):
+            await ledger.read()
+    async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
+        assert (await ledger.read()).height
+
+
+async def test_the_command_refuses_a_lie_or_asks_the_next_server(
+    chain: Chain, proxy: Proxy, tmp_path: Path
+) -> None:
+    async with LedgerClient(chain.network) as ledger:
+        await ledger.send(MODEL, REGISTER, registration(MODEL, "model-a", "model"))
+        status = await fresh_epoch(ledger)
+        data = endorse(node=MODEL.id, role="model", expires=status.height + 1_000)
+        await ledger.send(VERIFIER, ENDORSE, data)
+        score = score_of(VERIFIER, status, MODEL, 900_000)
+        await commit_score(ledger, VERIFIER, score)
+        await until_height(ledger, status.commit_end)
+        await ledger.send(VERIFIER, REVEAL, score)
+        await until_height(ledger, status.epoch_end)
+
+    def explain(*addresses: str) -> subprocess.CompletedProcess[str]:
+        file = tmp_path / f"network-{len(addresses)}.toml"
+        file.write_text(replace(chain.network, rpc=addresses).to_toml())
+        return run("ps-ledger", "reputation", "model-a", "--explain", "--network", str(file))
+
+    honest = explain(*chain.network.rpc)
+    assert (honest.returncode, honest.stderr) == (0, "")
+    assert "verifier-1" in honest.stdout
+    proxy.lie = improve_the_record
+    refused = explain(proxy.address)
+    assert (refused.returncode, refused.stdout) == (WrongProof.exit_code, "") == (4, "")
+    assert refused.stderr.startswith("error: ")
+    assert "Traceback" not in refused.stderr
+    other = explain(proxy.address, *chain.network.rpc)
+    assert other.returncode == 0
+    assert "verified at height" in other.stdout
