@@ -22,7 +22,7 @@ from planetserve.errors import (
     UsageError,
 )
 from planetserve.keys import Identity, NodeId
-from planetserve.light.blocks import Header
+from planetserve.light.blocks import Header, LightBlock
 from planetserve.light.client import LightClient
 from planetserve.light.proven import (
     Proven,
@@ -93,6 +93,17 @@ class LedgerClient:
     async def close(self) -> None:
         self._light.save()
         await self._rpc.close()
+
+    @property
+    def newest(self) -> LightBlock | None:
+        """The highest block that is believed so far, with the validators that could sign it."""
+        return self._light.newest
+
+    async def confirm(self, address: str, block: LightBlock) -> None:
+        """Compare a believed block with what the server at `address` shows at its height. Raises
+        as `LightClient.confirm` does."""
+        async with asyncio.timeout(PATIENCE_S[-1]):
+            await self._light.confirm(address, block)
 
     async def read(self, keys: Sequence[bytes] = (), stores: Sequence[str] = ()) -> Proven:
         """Records by state key (see `planetserve.statekeys`) and whole stores by name, all of one

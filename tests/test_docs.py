@@ -51,9 +51,13 @@ def test_commands_and_options_exist(document: Path) -> None:
         if len(words) == 1 or not re.fullmatch(r"[a-z-]+", words[1]):
             continue
         assert words[1] in group.commands, words
+        command = group.commands[words[1]]
+        if isinstance(command, typer.core.TyperGroup) and len(words) > 2:
+            assert words[2] in command.commands, words
+            command = command.commands[words[2]]
         known = {
             option
-            for parameter in group.commands[words[1]].params
+            for parameter in command.params
             for option in (*parameter.opts, *parameter.secondary_opts)
         } | {"--help"}
         named = [word.partition("=")[0] for word in words[2:] if word.startswith("--")]

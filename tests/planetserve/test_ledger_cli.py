@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -17,13 +18,11 @@ from planetserve.errors import (
     UsageError,
 )
 from planetserve.keys import identity_from
-from planetserve.ledger_cli import (
-    answers_of_expected_form,
-    find_node,
-    main,
-    node_json,
-    show_table,
-)
+from planetserve.ledger_cli import main
+from planetserve.ledger_cli.conversation import answers_of_expected_form
+from planetserve.ledger_cli.display import decimal, show_table
+from planetserve.ledger_cli.lookup import find_node, find_target, successor
+from planetserve.ledger_cli.nodes import node_json
 from planetserve.records import TRUSTED, NodeRecord, RouteSet
 
 
@@ -54,6 +53,7 @@ def test_nodes_are_found_by_name_and_by_the_beginning_of_their_id() -> None:
     assert find_node(ROUTES, "second") is SECOND
     assert find_node(ROUTES, FIRST.id.hex()[:6]) is FIRST
     assert find_node(ROUTES, FIRST.id.hex().upper()) is FIRST
+    assert find_node(ROUTES, FIRST.key.hex()) is FIRST
     for text in ("third", "", FIRST.id.hex()[:3]):
         with pytest.raises(UsageError, match="ps-ledger nodes"):
             find_node(ROUTES, text)
@@ -63,6 +63,52 @@ def test_a_name_that_two_nodes_have_asks_for_an_id() -> None:
     twin = dataclasses.replace(SECOND, name="first")
     with pytest.raises(UsageError, match=FIRST.id.hex()):
         find_node(RouteSet(5, bytes(32), (FIRST, twin)), "first")
+
+
+def test_names_that_look_like_ids_lead_nobody_astray() -> None:
+    whole = dataclasses.replace(SECOND, name=FIRST.id.hex())
+    assert find_node(RouteSet(5, bytes(32), (FIRST, whole)), FIRST.id.hex()) is FIRST
+    prefix = FIRST.id.hex()[:8]
+    part = dataclasses.replace(SECOND, name=prefix)
+    with pytest.raises(UsageError, match="2 nodes match"):
+        find_node(RouteSet(5, bytes(32), (FIRST, part)), prefix)
+
+
+def test_a_target_need_not_be_registered() -> None:
+    stranger = identity_from(bytes([9]) * 96)
+    by_key = find_target(ROUTES, stranger.public_key.hex())
+    assert (by_key.id, by_key.key, by_key.record) == (stranger.id, stranger.public_key, None)
+    by_id = find_target(ROUTES, stranger.id.hex())
+    assert (by_id.id, by_id.key, by_id.label) == (stranger.id, None, stranger.id.hex()[:12])
+    assert find_target(ROUTES, "first").key == FIRST.key
+    with pytest.raises(UsageError, match="ps-ledger nodes"):
+        find_target(ROUTES, stranger.id.hex()[:10])
+
+
+def test_a_key_that_was_rotated_away_is_followed() -> None:
+    nodes: list[dict[str, Any]] = [
+        {"key": SECOND.key, "former": [FIRST.id]},
+        {"key": FIRST.key, "former": []},
+    ]
+    for text in (FIRST.id.hex(), FIRST.key.hex(), FIRST.id.hex()[:6]):
+        assert successor(nodes, text) == SECOND.key
+    for text in (SECOND.id.hex(), "first", FIRST.id.hex()[:3]):
+        assert successor(nodes, text) is None
+
+
+@pytest.mark.parametrize(
+    ("ppm", "text"),
+    [
+        (680_000, ".680"),
+        (1_000_000, "1.000"),
+        (0, ".000"),
+        (666_667, ".666667"),
+        (-50_000, "-.050"),
+        (26_666_680, "26.66668"),
+    ],
+)
+def test_millionths_are_shown_exactly(ppm: int, text: str) -> None:
+    assert decimal(ppm) == text
 
 
 def test_the_form_of_a_node_that_programs_rely_on() -> None:

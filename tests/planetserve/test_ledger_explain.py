@@ -1,0 +1,309 @@
+"""Every number of a reputation, recomputed from a ledger's own records."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abci_app.core.state import load, records
+from planetserve import transactions
+from planetserve.keys import Identity
+from planetserve.ledger_cli.explain import Conviction, Explanation, Settled, explain, settled_from
+from planetserve.ledger_cli.explanation import (
+    abilities,
+    difference_lines,
+    epoch_lines,
+    thresholds,
+)
+from planetserve.ledger_cli.history import convictions_of
+from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED, NodeRecord
+from planetserve.statekeys import epoch_key, reputation_key, result_key, route_key
+from planetserve.transactions import EVIDENCE, REGISTER, ROTATE
+from tests.abci_app.world import (
+    CHAIN_ID,
+    FOUNDER,
+    MODEL,
+    VERIFIERS,
+    World,
+    conflict,
+    participant,
+    registration,
+)
+
+SHORT = {"epoch_blocks": 5, "commit_blocks": 2}
+SUCCESSOR = participant(70)
+NAMES = {bytes(v.id): f"verifier-{index}" for index, v in enumerate(VERIFIERS)}
+
+
+def founded(params: dict[str, int] | None = None, powers: tuple[int, ...] = ()) -> World:
+    world = World({**SHORT, **(params or {})}, powers)
+    assert world.code_of(FOUNDER, REGISTER, registration(FOUNDER, role="model")) == 0
+    return world
+
+
+def history_of(world: World, node: bytes) -> list[Settled]:
+    found: list[Settled] = []
+    last = load(world.state, reputation_key(node))["last"]
+    while last is not None:
+        identifier, epoch = last
+        record = load(world.state, result_key(epoch, identifier))
+        if record is None:
+            break
+        found.append(settled_from(record, load(world.state, epoch_key(epoch))))
+        last = record["previous"]
+    return found[::-1]
+
+
+def convictions_in(world: World, *identities: Identity) -> tuple[Conviction, ...]:
+    listed = [record for _, record in records(world.state, b"evidence/")]
+    return convictions_of(listed, [bytes(identity.id) for identity in identities])
+
+
+def explained(world: World, identity: Identity, last: int = 0, *former: Identity) -> Explanation:
+    """Of the last epochs only, or of all."""
+    reputation = load(world.state, reputation_key(identity.id))
+    convictions = convictions_in(world, identity, *former)
+    history = history_of(world, identity.id)[-last:]
+    return explain(history, convictions, identity.id, reputation, world.height)
+
+
+def score(world: World, node: bytes, *scores_ppm: int) -> None:
+    world.score(node, dict(enumerate(scores_ppm)))
+
+
+def test_a_fall_is_explained_to_the_last_digit() -> None:
+    world = founded()
+    score(world, FOUNDER.id, 800_000, 800_000, 700_000, 900_000)
+    score(world, FOUNDER.id, 300_000, 200_000, 300_000)
+    score(world, FOUNDER.id, 100_000, 100_000, 0)
+    explanation = explained(world, FOUNDER)
+    assert explanation.all_differences == ()
+    assert [item.settled.credit_ppm for item in explanation.epochs] == [800_000, 300_000, 100_000]
+    first, second, third = ("\n".join(epoch_lines(item, NAMES)) for item in explanation.epochs)
+    assert "R          .4 x .500 + .6 x .800 = .680" in first
+    assert "  .700  by verifier-2  power 10  3 samples  transcripts 000000000000" in first
+    assert "power 40 of 40 revealed, 26.66668 needed (.666667 x 40): reached" in first
+    assert ".800, the median by power: power 30 of 40 scored no higher" in first
+    assert "CUSUM      max(0, .000 + max(.500 - .800, -.050)) = .000" in first
+    assert ".4 x .680 + .6 x .300 = .452" in second
+    assert "max(0, .000 + max(.500 - .300, -.050)) = .200" in second
+    assert ".4 x .452 + .100 x (5 + 1) / (5 + 2 / .2 + 2) = .216094" in third
+    assert ".800 .300 .100; 2 below .400, more than 1 of 5 are punished" in third
+    assert "untrusted: lost trust: reputation below the threshold" in third
+
+
+def test_an_epoch_without_quorum_says_so() -> None:
+    world = founded()
+    score(world, FOUNDER.id, 900_000)
+    (item,) = explained(world, FOUNDER).epochs
+    text = "\n".join(epoch_lines(item, NAMES))
+    assert item.differences == ()
+    assert "power 10 of 40 revealed, 26.66668 needed (.666667 x 40): missed" in text
+    assert "none: no half of all power lies on one side of R = .500" in text
+    assert "R          .500 as before: no quorum: reputation kept" in text
+
+
+def test_half_of_all_power_decides_without_a_quorum() -> None:
+    world = founded({"quorum_ppm": 900_000})
+    score(world, FOUNDER.id, 100_000, 200_000, 100_000)
+    (item,) = explained(world, FOUNDER).epochs
+    assert item.differences == ()
+    text = "\n".join(epoch_lines(item, NAMES))
+    assert "C          .200: more than half of all power lies below R" in text
+
+
+def test_a_sample_s_alarm_is_explained() -> None:
+    world = founded({"probers_per_node": 1, "full_below_ppm": 100_000})
+    for _ in range(12):
+        drawn = [index for index, v in enumerate(VERIFIERS) if world.assigned(v, FOUNDER.id)]
+        if drawn:
+            world.score(FOUNDER.id, {index: 450_000 for index in drawn})
+        else:
+            world.advance_to(world.window.end)
+    explanation = explained(world, FOUNDER)
+    assert explanation.all_differences == ()
+    alarmed = next(item for item in explanation.epochs if item.settled.chance_ppm < 1_000_000)
+    text = "\n".join(epoch_lines(alarmed, NAMES))
+    assert "a sample only raises the alarm" in text
+    assert "x chance .250" in text
+
+
+def test_evidence_explains_what_no_epoch_does() -> None:
+    world = founded()
+    score(world, FOUNDER.id, *[900_000] * 4)
+    assert world.code_of(VERIFIERS[2], EVIDENCE, conflict(FOUNDER, "one", "two")) == 0
+    now = explained(world, FOUNDER)
+    assert now.all_differences == ()
+    assert [item.reporter for item in now.since_last] == [VERIFIERS[2].id]
+    reputation = load(world.state, reputation_key(FOUNDER.id))
+    unexplained = explain(history_of(world, FOUNDER.id), (), FOUNDER.id, reputation, world.height)
+    assert unexplained.all_differences != ()
+
+    world.advance_to(world.window.end)
+    score(world, FOUNDER.id, *[900_000] * 4)
+    later = explained(world, FOUNDER)
+    assert (later.all_differences, later.since_last) == ((), ())
+    text = "\n".join(epoch_lines(later.epochs[-1], NAMES))
+    assert "by verifier-2: a deterministic model gave two answers to one request" in text
+    assert ".4 x .000 + .6 x .900 = .540" in text
+
+
+def test_history_goes_on_through_a_rotation() -> None:
+    world = founded({"probers_per_node": 1, "full_below_ppm": 100_000})
+    world.advance_to(world.window.end)
+    data = transactions.rotate(CHAIN_ID, FOUNDER.public_key, SUCCESSOR)
+    assert world.code_of(FOUNDER, ROTATE, data) == 0
+    world.advance_to(world.window.end)
+    score(world, SUCCESSOR.id, *[900_000] * 4)
+    data = transactions.rotate(CHAIN_ID, SUCCESSOR.public_key, participant(71))
+    assert world.code_of(SUCCESSOR, ROTATE, data) == 0
+    world.advance_to(world.window.end)
+    assert explained(world, participant(71), 0, SUCCESSOR, FOUNDER).all_differences == ()
+    score(world, participant(71).id, *[800_000] * 4)
+    explanation = explained(world, participant(71), 0, SUCCESSOR, FOUNDER)
+    assert explanation.all_differences == ()
+    assert [item.settled.node for item in explanation.epochs] == [
+        SUCCESSOR.id,
+        participant(71).id,
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(
+                st.sampled_from([0, 200_000, 450_000, 550_000, 900_000]), min_size=1, max_size=4
+            ),
+            st.just("evidence"),
+            st.just("pause"),
+        ),
+        min_size=1,
+        max_size=14,
+    ),
+    st.booleans(),
+    st.integers(0, 5),
+    st.sampled_from([3, 5]),
+)
+def test_whatever_happened_is_explained(
+    steps: list[Any], founder: bool, last: int, window_epochs: int
+) -> None:
+    """Also from the last few results alone, as when the ledger has dropped the others."""
+    world = World(
+        {
+            **SHORT,
+            "window_epochs": window_epochs,
+            "probation_epochs": 2,
+            "alarm_epochs": 2,
+            "probers_per_node": 2,
+        }
+    )
+    node = FOUNDER if founder else MODEL
+    world.admit(node, role="model")
+    world.advance_to(world.window.end)
+    for number, step in enumerate(steps):
+        if step == "evidence":
+            request = b'{"model": "tiny", "temperature": 0, "n": %d}' % number
+            world.code_of(VERIFIERS[0], EVIDENCE, conflict(node, "a", "b", request=request))
+        if step in ("evidence", "pause"):
+            world.advance_to(world.window.end)
+            continue
+        drawn = [i for i, v in enumerate(VERIFIERS) if world.assigned(v, node.id)][: len(step)]
+        world.score(node.id, {index: step[place] for place, index in enumerate(drawn)})
+    explanation = explained(world, node, last)
+    assert explanation.all_differences == ()
+    for item in explanation.epochs:
+        assert list(epoch_lines(item, {}))
+
+
+CHANGES = [
+    ({"after_ppm": 700_000}, "R comes to '.680' by the rule, and the ledger has '.700'"),
+    ({"credit_ppm": 900_000}, "C comes to '.800'"),
+    ({"cusum_after_ppm": 1}, "CUSUM comes to '.000'"),
+    ({"abnormal": 2}, "abnormal epochs comes to '0'"),
+    ({"streak": 9}, "good epochs in a row comes to '1'"),
+    ({"status": UNTRUSTED}, "the status comes to 'trusted'"),
+    ({"verdict": "as I say"}, "the verdict comes to ''"),
+    ({"reason": "as I say"}, "the reason comes to"),
+    ({"chance_ppm": 900_000}, "the share of probers comes to '1.000'"),
+    ({"total_power": 44}, "all power comes to '40'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES, ids=lambda value: str(value)[:24])
+def test_what_does_not_follow_is_told(change: dict[str, Any], message: str) -> None:
+    world = founded()
+    score(world, FOUNDER.id, *[800_000] * 4)
+    (settled,) = history_of(world, FOUNDER.id)
+    reputation = load(world.state, reputation_key(FOUNDER.id))
+    forged = dataclasses.replace(settled, **change)
+    found = explain([forged], (), FOUNDER.id, reputation, world.height)
+    assert any(message in line for line in found.all_differences), found.all_differences
+    assert difference_lines(found.all_differences)[1].startswith("!! The ledger's record")
+
+
+def test_a_prober_counted_twice_and_a_forged_standing_are_told() -> None:
+    world = founded()
+    score(world, FOUNDER.id, *[800_000] * 4)
+    (settled,) = history_of(world, FOUNDER.id)
+    reputation = load(world.state, reputation_key(FOUNDER.id))
+    doubled = (settled.scores[0], *settled.scores[1:3], settled.scores[0])
+    found = explain(
+        [dataclasses.replace(settled, scores=doubled)], (), FOUNDER.id, reputation, world.height
+    )
+    assert "epoch 0: one prober's score counts twice" in found.all_differences
+    forged = {**reputation, "ppm": 900_000, "window_ppm": [900_000]}
+    found = explain([settled], (), FOUNDER.id, forged, world.height)
+    assert [line.partition(" comes")[0] for line in found.differences] == [
+        "now: R",
+        "now: the window",
+    ]
+
+
+def route_of(world: World, identity: Identity) -> NodeRecord:
+    return NodeRecord.from_wire(load(world.state, route_key(identity.id)))
+
+
+def abilities_of(world: World, identity: Identity, chance: int | None) -> dict[str, str]:
+    reputation = load(world.state, reputation_key(identity.id))
+    parameters = world.chain.parameters.to_wire()
+    node = route_of(world, identity)
+    return dict(abilities(node, reputation, parameters, chance, world.height))
+
+
+def test_what_a_node_can_do() -> None:
+    world = founded()
+    assert abilities_of(world, FOUNDER, 80_000) == {
+        "routed to": "yes",
+        "dialled": "yes",
+        "probed": "yes, each prober with chance .080 an epoch",
+    }
+    assert world.code_of(MODEL, REGISTER, registration(MODEL, role="model")) == 0
+    assert route_of(world, MODEL).status == CANDIDATE
+    assert abilities_of(world, MODEL, 1_000_000) == {
+        "routed to": "no: a role of it is not endorsed by any verifier, or no longer",
+        "dialled": "no: no verifier vouches for it now",
+        "probed": "no",
+    }
+    data = transactions.endorse(node=MODEL.id, role="model", expires=world.height + 50)
+    assert world.code_of(VERIFIERS[0], transactions.ENDORSE, data) == 0
+    candidate = abilities_of(world, MODEL, 1_000_000)
+    assert candidate["routed to"].startswith("no: its admission probes have not passed")
+    assert (candidate["dialled"], candidate["probed"]) == ("yes", "yes, by every prober")
+    world.advance_to(world.window.end)
+    for _ in range(2):
+        score(world, FOUNDER.id, 0, 0, 0, 0)
+    assert route_of(world, FOUNDER).status == UNTRUSTED
+    fallen = abilities_of(world, FOUNDER, 1_000_000)
+    assert fallen["routed to"] == (
+        "no: it lost trust; back with R >= .500 after 5 epochs in a row with C >= .400, so far 0"
+    )
+    assert fallen["probed"] == "yes, by every prober: under alarm for 8 good epochs"
+    reputation = load(world.state, reputation_key(FOUNDER.id))
+    limits = dict(thresholds(reputation, world.chain.parameters.to_wire()))
+    assert limits["CUSUM"] == "1.000; trust is lost at 1.000"
+    assert route_of(world, FOUNDER).status != TRUSTED
