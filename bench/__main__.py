@@ -8,6 +8,7 @@ import json
 import sys
 
 BENCHMARKS = {
+    "ledger": "transactions per second beside the kvstore example; blocks, settlement, proofs",
     "first-hour": "set-up of a network, the first answer, memory",
 }
 

@@ -1,6 +1,7 @@
 """Put a checkout's environment in place: `make setup`, or `python3 tools/setup.py`.
 
-`python3 tools/setup.py NAME` does one step alone; the step `ics23` is for the tests only.
+`python3 tools/setup.py NAME` does one step alone; the step `ics23` is for the tests only, the step
+`abci-cli` for the benchmarks.
 
 Needs nothing but Python 3.11 or 3.12 with its standard library. Each step is skipped while its
 stamp matches what it was made from. Packages come from the Python package index and Go modules
@@ -32,6 +33,7 @@ GO_VENV = TOOLS / "go"
 GO_MODULE = ROOT / "tools" / "cometbft"
 ICS23_MODULE = ROOT / "tests" / "abci_app" / "ics23_verifier"
 ICS23 = TOOLS / "bin" / "ics23-verifier"
+ABCI_CLI = TOOLS / "bench" / "abci-cli"
 PROTO = ROOT / "abci_app" / "proto"
 
 LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-model.lock")
@@ -41,6 +43,7 @@ GO_FILES = (GO_MODULE / "go.mod", GO_MODULE / "go.sum")
 
 COMETBFT_VERSION = "0.38.25"
 COMETBFT_COMMAND = "github.com/cometbft/cometbft/cmd/cometbft"
+ABCI_CLI_COMMAND = "github.com/cometbft/cometbft/abci/cmd/abci-cli"
 PROTO_MODULES = ("github.com/cometbft/cometbft", "github.com/cosmos/gogoproto")
 
 HEARTBEAT_S = 10.0
@@ -259,6 +262,14 @@ def build_ics23(log: Path) -> str:
     return "cosmos' ICS-23 verifier, for the tests"
 
 
+def build_abci_cli(log: Path) -> str:
+    go = ensure_go(log)
+    command = [str(go), "build", "-C", str(GO_MODULE), "-mod=readonly", "-trimpath"]
+    command += ["-buildvcs=false", "-o", str(ABCI_CLI), ABCI_CLI_COMMAND]
+    execute(log, command, GO_HINT, go_environment(go))
+    return f"the kvstore example of CometBFT {COMETBFT_VERSION}, to compare with"
+
+
 GENERATOR = ROOT / "tools" / "generate_proto.py"
 VENV_STEP = Step("venv", make_venv, VENV / "bin" / "python", VENV / ".stamps" / "venv")
 UV_STEP = Step("uv", install_uv, UV, TOOLS / "stamps" / "uv", (UV_LOCK,))
@@ -284,8 +295,9 @@ ICS23_STEP = Step(
     TOOLS / "stamps" / "ics23",
     tuple(ICS23_MODULE / name for name in ("go.mod", "go.sum", "main.go")),
 )
+ABCI_CLI_STEP = Step("abci-cli", build_abci_cli, ABCI_CLI, TOOLS / "stamps" / "abci-cli", GO_FILES)
 ORDER = ((VENV_STEP,), (UV_STEP,), (PACKAGES_STEP, COMETBFT_STEP), (PROTO_STEP,))
-STEPS = {step.name: step for together in (*ORDER, (ICS23_STEP,)) for step in together}
+STEPS = {step.name: step for together in (*ORDER, (ICS23_STEP, ABCI_CLI_STEP)) for step in together}
 
 
 def perform_together(steps: list[Step]) -> None:
