@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import json
 import os
@@ -26,6 +27,7 @@ from abci_app.home import (
 )
 from planetserve import transactions, vrf
 from planetserve.assignment import ticket_input
+from planetserve.encoding import decode
 from planetserve.keys import Identity, identity_from
 from planetserve.ledger import LedgerClient
 from planetserve.light.trust import genesis_validators_hash
@@ -129,6 +131,31 @@ class Validator:
     def height(self) -> int:
         health = self.health()
         return 0 if health is None else int(health["height"])
+
+    def call(self, method: str, **params: Any) -> Any:
+        """The result of one call of its CometBFT's RPC, which must not fail."""
+        body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": method, "params": params})
+        connection = http.client.HTTPConnection(self.rpc, timeout=10)
+        try:
+            connection.request("POST", "/", body)
+            answer = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def state_at(self, height: int) -> tuple[str, Any]:
+        """The app hash and the stores' roots that its ledger has for a recent height."""
+        answer = self.call("abci_query", path=f"/roots/{height}", data="", height="0", prove=False)
+        response = answer["response"]
+        assert response["code"] == 0, response["log"]
+        content = decode(base64.b64decode(response["value"]))
+        return content["app_hash"].hex(), content["roots"]
+
+    def app_hash_at(self, height: int) -> str:
+        """The app hash after `height` that the chain has agreed on, as its next block says."""
+        block = self.call("block", height=str(height + 1))["block"]
+        return str(block["header"]["app_hash"]).lower()
 
     def wait_for(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         deadline_s = time.monotonic() + START_TIMEOUT_S
@@ -237,6 +264,15 @@ class Chain:
     def wait_above(self, height: int) -> None:
         for validator in self.validators:
             validator.wait_above(height)
+
+
+def assert_agreed(validators: Sequence[Validator], height: int) -> None:
+    """Wait until all are past `height` and compare the states that they had there."""
+    for validator in validators:
+        validator.wait_above(height)
+    states = [validator.state_at(height) for validator in validators]
+    assert states == [states[0]] * len(states)
+    assert {validator.app_hash_at(height) for validator in validators} == {states[0][0]}
 
 
 def make_chain(

@@ -1,0 +1,152 @@
+"""Validators that end at the worst moments go on from the very state of the others.
+
+CometBFT ends itself at its FAIL_TEST_INDEX-th call of `fail.Fail`. A validator that takes part in
+a height passes eleven: after writing its prevote and its precommit to its log; before the block is
+saved, after it, after the height's end is logged; after FinalizeBlock, after its results are
+saved, after Commit, after the state is saved; before and after the step to the next height. One
+that catches up passes the four in the middle for each block. The ledger ends itself at the points
+of `abci_app.crash`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from abci_app.crash import EXIT_CODE, VARIABLE
+from planetserve.ledger import LedgerClient
+from planetserve.statekeys import account_key
+from planetserve.transactions import REGISTER, UPDATE, sign_transaction
+from tests.network.validators import (
+    CHAIN_ID,
+    Chain,
+    Validator,
+    assert_agreed,
+    broadcast,
+    person,
+    registration,
+    running_chain,
+)
+
+CONSENSUS_POINTS = range(11)
+CATCHING_UP_POINTS = range(4)
+BLOCK_POINTS = (
+    "before-finalize",
+    "after-finalize",
+    "before-write",
+    "after-write",
+    "before-commit-answer",
+)
+RELAY = person(9)
+MISSED_BLOCKS = 4
+
+
+class Sender:
+    """Sends one transaction after the other, and knows how many."""
+
+    def __init__(self, validator: Validator) -> None:
+        self._validator = validator
+        self.sent = 0
+
+    async def send(self) -> None:
+        kind = UPDATE if self.sent else REGISTER
+        data = registration(RELAY, f"relay-{self.sent}", "relay")
+        raw = sign_transaction(RELAY, CHAIN_ID, self.sent, kind, data)
+        assert await broadcast(self._validator, raw) == (0, "")
+        self.sent += 1
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    parameters = {"epoch_blocks": 10, "commit_blocks": 5}
+    with running_chain(tmp_path_factory.mktemp("crashes"), 4, parameters) as made:
+        made.wait_above(2)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sender(chain: Chain) -> Sender:
+    return Sender(chain.validators[0])
+
+
+async def goes_on(chain: Chain, sender: Sender) -> None:
+    """While the last validator is away the others take transactions; then it comes back."""
+    witness, victim = chain.validators[0], chain.validators[-1]
+    await sender.send()
+    witness.wait_above(witness.height + MISSED_BLOCKS)
+    victim.start()
+    await sender.send()
+    async with LedgerClient(chain.network_of([victim])) as ledger:
+        key, nonce = account_key(RELAY.id), 0
+        while nonce < sender.sent:
+            record = (await ledger.read((key,))).records[key]
+            nonce = 0 if record is None else record["nonce"]
+    assert nonce == sender.sent
+    assert_agreed(chain.validators, witness.height)
+
+
+async def crash_in_consensus(chain: Chain, sender: Sender, index: int) -> None:
+    """With two of four away the chain stands still, so that one comes back in time to vote on the
+    height in which it is to crash."""
+    partner, victim = chain.validators[2:]
+    partner.kill()
+    victim.kill()
+    await sender.send()
+    victim.start({"FAIL_TEST_INDEX": str(index)}, wait=False)
+    partner.start(wait=False)
+    assert victim.wait_end() == 1
+    assert f"*** fail-test {index} ***" in victim.output()
+
+
+async def crash_alone(
+    chain: Chain, sender: Sender, environment: Mapping[str, str], code: int
+) -> None:
+    """The victim misses some blocks and crashes when it comes back."""
+    witness, victim = chain.validators[0], chain.validators[-1]
+    victim.kill()
+    await sender.send()
+    witness.wait_above(witness.height + MISSED_BLOCKS)
+    victim.start(environment, wait=False)
+    assert victim.wait_end() == code
+
+
+@pytest.mark.parametrize("index", [4, 7])
+async def test_cometbft_crashes_in_a_block(chain: Chain, sender: Sender, index: int) -> None:
+    await crash_in_consensus(chain, sender, index)
+    await goes_on(chain, sender)
+
+
+@pytest.mark.parametrize("point", ["after-write"])
+async def test_the_ledger_crashes_in_a_block(chain: Chain, sender: Sender, point: str) -> None:
+    await crash_alone(chain, sender, {VARIABLE: f"{point}:3"}, EXIT_CODE)
+    await goes_on(chain, sender)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("index", CONSENSUS_POINTS)
+async def test_cometbft_crashes_anywhere_in_a_block(
+    chain: Chain, sender: Sender, index: int
+) -> None:
+    await crash_in_consensus(chain, sender, index)
+    await goes_on(chain, sender)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("index", CATCHING_UP_POINTS)
+async def test_cometbft_crashes_anywhere_while_it_catches_up(
+    chain: Chain, sender: Sender, index: int
+) -> None:
+    await crash_alone(chain, sender, {"FAIL_TEST_INDEX": str(index)}, 1)
+    assert f"*** fail-test {index} ***" in chain.validators[-1].output()
+    await goes_on(chain, sender)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("point", BLOCK_POINTS)
+async def test_the_ledger_crashes_anywhere_in_a_block(
+    chain: Chain, sender: Sender, point: str, count: int
+) -> None:
+    await crash_alone(chain, sender, {VARIABLE: f"{point}:{count}"}, EXIT_CODE)
+    await goes_on(chain, sender)
