@@ -53,8 +53,8 @@ PARAMS = {
     "probation_epochs": 2,
     "alarm_epochs": 2,
     "history_epochs": 3,
-    "max_commits_per_epoch": 3,
-    "max_endorsements_per_epoch": 3,
+    "max_commits_per_epoch": 2,
+    "max_endorsements_per_epoch": 2,
     "max_credential_blocks": 60,
     "candidate_blocks": 9,
     "max_candidates": 2,
@@ -279,22 +279,23 @@ class LedgerMachine(RuleBasedStateMachine):
         liar=st.none() | SOMEONE,
         withholder=st.none() | st.none() | SOMEONE,
         epochs=st.integers(1, 3),
+        zeal=st.sampled_from(["", "", "", "unassigned", "twice", "proof"]),
     )
     def probe(
-        self, scores: list[int], liar: int | None, withholder: int | None, epochs: int
+        self, scores: list[int], liar: int | None, withholder: int | None, epochs: int, zeal: str
     ) -> None:
         """Whole epochs: who is assigned a model node scores it, as real probers do."""
         for _ in range(epochs):
             while self.world.height + 1 != self.model.start:
                 self.block()
-            self.epoch(scores, liar, withholder)
+            self.epoch(scores, liar, withholder, zeal)
 
-    def epoch(self, scores: list[int], liar: int | None, withholder: int | None) -> None:
+    def epoch(self, scores: list[int], liar: int | None, withholder: int | None, zeal: str) -> None:
         probers = [self.verifier(number) for number in range(len(self.model.verifiers))]
         given: dict[tuple[Identity, bytes], int] = {}
         for position, node in enumerate(sorted(self.model.conduct)[:3]):
             for number, prober in enumerate(probers):
-                if self.world.assigned(prober, node):
+                if zeal == "unassigned" or self.world.assigned(prober, node):
                     lies = liar is not None and number == liar % len(probers)
                     given[prober, node] = 0 if lies else scores[position]
         for (prober, node), score in given.items():
@@ -304,7 +305,14 @@ class LedgerMachine(RuleBasedStateMachine):
             self.block()
         for (prober, node), score in given.items():
             if withholder is None or prober != probers[withholder % len(probers)]:
+                if zeal == "proof":
+                    self.world.reveal(prober, node, score, proof=bytes(80))
+                    break
                 self.world.reveal(prober, node, score)
+                if zeal == "twice":
+                    self.world.reveal(prober, node, score)
+                    break
+        self.block()
         while self.world.window.start != self.world.height + 1:
             self.block()
 
@@ -391,7 +399,7 @@ def test_the_ledger_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=QUIET
+            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=QUIET
         ),
     )
 

@@ -209,10 +209,12 @@ class World:
             transactions.commit(epoch=self.chain.epoch.number, node=node, commitment=commitment),
         )
 
-    def reveal(self, identity: Identity, node: bytes, score_ppm: int) -> None:
+    def reveal(
+        self, identity: Identity, node: bytes, score_ppm: int, proof: bytes | None = None
+    ) -> None:
         """Queue the reveal of one score."""
         epoch = self.chain.epoch.number
-        data = score_data(epoch, node, score_ppm, proof=self.proof(identity))
+        data = score_data(epoch, node, score_ppm, proof=proof or self.proof(identity))
         self.send(identity, transactions.REVEAL, data)
 
     def score(self, node: bytes, scores_ppm: Mapping[int, int]) -> None:
