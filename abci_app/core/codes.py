@@ -90,7 +90,7 @@ MEANINGS: dict[Code, str] = {
     Code.ALREADY_REVEALED: "the prober has revealed a score of this node already",
     Code.NOT_ASSIGNED: "the prober's ticket does not assign it this node in this epoch",
     Code.BAD_VRF_PROOF: "the VRF proof is not the prober's for this epoch's seed",
-    Code.BENCHED: "the prober left a commitment unopened and sits this epoch out",
+    Code.BENCHED: "the prober left a commitment unopened, or changed its key, and has to rest",
     Code.UNKNOWN_PROPOSAL: "no proposal has this number",
     Code.PROPOSAL_CLOSED: "the proposal takes no votes any more",
     Code.ALREADY_VOTED: "the verifier has voted on this proposal",
@@ -107,6 +107,75 @@ MEANINGS: dict[Code, str] = {
     Code.BAD_ARGUMENT: "the path's argument has the wrong form",
     Code.TOO_MUCH_ASKED: "the query asks for more than one answer may hold",
 }
+
+
+REMEDIES: dict[Code, str] = {
+    Code.OK: "Nothing.",
+    Code.MALFORMED: "Build the transaction with `planetserve.transactions`; a truncated or "
+    "re-encoded one is refused too.",
+    Code.TOO_LARGE: "Send less. Of evidence, show the shortest request that proves the point.",
+    Code.BAD_SIGNATURE: "Sign with the key that the body names, for the chain id of "
+    "`network.toml`; a transaction of another network has this code.",
+    Code.BAD_NONCE: "Read the account's next nonce and sign again. When several programs use one "
+    "key, let one of them send.",
+    Code.UNKNOWN_KIND: "Install the release that the network runs.",
+    Code.INVALID_FIELD: "The log names the field and what it takes.",
+    Code.NOT_A_VERIFIER: "Check which key the command was given. A key becomes a verifier's by a "
+    "`join` proposal that passes.",
+    Code.UNKNOWN_NODE: "Register the node first. A candidate that nobody endorsed for "
+    "`candidate_blocks` is forgotten and registers again; one that rotated has another id.",
+    Code.ROLE_NOT_ANNOUNCED: "Let the node announce the role with `update`, then endorse it.",
+    Code.TOO_MANY_CANDIDATES: "Try again in some minutes, or ask a verifier to endorse the key "
+    "before it registers: such a key needs no place among the candidates.",
+    Code.ALREADY_REGISTERED: "Send `update` instead of `register`.",
+    Code.NODE_RETIRED: "Send `register` to come back; reputation is as it was left.",
+    Code.KEY_IN_USE: "Make new onion and transport keys. If the key file was copied from another "
+    "node, only one of the two can run with it.",
+    Code.WEAK_KEY: "Make the keys anew; a key generator never makes such a key.",
+    Code.UNKNOWN_MODEL: "Use the registered name to the letter, or ask a verifier to register the "
+    "model.",
+    Code.ROTATION_REFUSED: "The log says why. Take a new key that was never used on this chain, "
+    "and rotate once an epoch.",
+    Code.ENDORSEMENT_LIMIT: "Wait for the next epoch, or ask another verifier.",
+    Code.EXPIRY_OUT_OF_RANGE: "Choose a height within the range that the log names.",
+    Code.NO_CREDENTIAL: "Nothing is left to revoke. A verifier ends its own credentials only; a "
+    "candidate has none and is forgotten by itself.",
+    Code.WRONG_EPOCH: "A prober goes on by itself in the next epoch. When it happens often, the "
+    "prober's machine or its RPC server is slow.",
+    Code.WINDOW_CLOSED: "The same: the transaction came too late for its part of the epoch, or "
+    "too early.",
+    Code.COMMIT_LIMIT: "Wait for the next epoch; verifiers can vote `max_commits_per_epoch` up.",
+    Code.ALREADY_COMMITTED: "Open the commitment that was made. Two probers must not run with one "
+    "key.",
+    Code.NO_COMMITMENT: "Reveal what was committed, to the byte: score, samples, digest and salt. "
+    "A prober that lost its state cannot, and is benched for an epoch.",
+    Code.ALREADY_REVEALED: "Nothing; the first reveal counts.",
+    Code.NOT_ASSIGNED: "Probe the nodes that the ticket assigns. Chain id, epoch and seed must be "
+    "those of the running epoch.",
+    Code.BAD_VRF_PROOF: "Prove the running epoch's seed with the prober's own key, and show the "
+    "same proof in all reveals of the epoch.",
+    Code.BENCHED: "Wait until the epoch after `benched` of the verifier's record. Keep the "
+    "prober's state on a disk that survives a crash.",
+    Code.UNKNOWN_PROPOSAL: "Look the number up; old proposals make room for new ones.",
+    Code.PROPOSAL_CLOSED: "Propose the change again.",
+    Code.ALREADY_VOTED: "Nothing; a vote is final. The proposer has voted yes by proposing.",
+    Code.TOO_MANY_PROPOSALS: "Wait until one of the verifier's open proposals is settled.",
+    Code.BAD_CHANGE: "The log says what stands against it. Large changes of power go in steps.",
+    Code.EVIDENCE_INVALID: "The log says what is missing. Evidence needs the request's exact bytes "
+    "and the node's signature over each statement.",
+    Code.EVIDENCE_KNOWN: "Nothing; the node has paid for it.",
+    Code.MODEL_EXISTS: "A name never changes its meaning: register other weights or settings under "
+    "another name.",
+    Code.MODEL_LIMIT: "Let another verifier register it, or vote `max_models_per_verifier` up.",
+    Code.SENDER_LIMIT: "Wait for a block and send again. A new key may have one transaction "
+    "waiting.",
+    Code.NOT_STARTED: "Wait for the first block; look at the node's log if none comes.",
+    Code.NOT_CHECKED: "Send to another node and report the error in this node's log.",
+    Code.UNKNOWN_PATH: "Use `/state`, `/store/NAME/key` or `/roots/HEIGHT`.",
+    Code.BAD_ARGUMENT: "The log says which form the argument has.",
+    Code.TOO_MUCH_ASKED: "Ask for fewer keys or stores at once.",
+}
+"""What a person can do about a code; `docs/result-codes.md` prints it."""
 
 
 class Rejected(Exception):

@@ -34,7 +34,7 @@ MEANINGS: Mapping[int, str] = {
     35: "the prober has revealed a score of this node already",
     36: "the prober's ticket does not assign it this node in this epoch",
     37: "the VRF proof is not the prober's for this epoch's seed",
-    38: "the prober left a commitment unopened and sits this epoch out",
+    38: "the prober left a commitment unopened, or changed its key, and has to rest",
     40: "no proposal has this number",
     41: "the proposal takes no votes any more",
     42: "the verifier has voted on this proposal",
