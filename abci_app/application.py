@@ -21,7 +21,13 @@ from abci_app.core.parameters import load_chain
 from abci_app.core.queries import Answer, Stores, answer, refusal
 from abci_app.core.state import Reader, View, Writes, unpack
 from abci_app.core.transition import Block, BlockResult, TransactionResult, transition
-from abci_app.core.upgrades import UPGRADES, Upgrade, require_known
+from abci_app.core.upgrades import (
+    UPGRADES,
+    Upgrade,
+    UpgradeNeeded,
+    require_due,
+    require_known,
+)
 from abci_app.core.verifiers import Verifier, all_verifiers
 from abci_app.crash import crash_point
 from abci_app.mempool import Mempool, Ranks, Transactions
@@ -63,7 +69,8 @@ class Application:
         upgrades: Mapping[int, Upgrade] = UPGRADES,
     ) -> None:
         """`committed_at_s` is the `monotonic_s` time of the last commit, for health alone. Raises
-        `UpgradeNeeded` when the stored state follows rules that this program does not have."""
+        `UpgradeNeeded` when the stored state, or the block after it, follows rules that this
+        program does not have."""
         self._monotonic_s = monotonic_s
         self._upgrades = upgrades
         self._store = store
@@ -81,7 +88,17 @@ class Application:
         self._querying = threading.Lock()
         self.lock = threading.Lock()
         self.committed_at_s = monotonic_s()
+        self._halted: UpgradeNeeded | None = None
         self._begin()
+        if self._halted is not None:
+            raise self._halted
+
+    @property
+    def halted(self) -> UpgradeNeeded | None:
+        """Why this ledger can execute no more blocks: the next begins rules that this program
+        does not have. It neither proposes nor accepts any; the last one may still be passed on to
+        validators that do not have it yet."""
+        return self._halted
 
     @property
     def head(self) -> Head:
@@ -91,6 +108,11 @@ class Application:
     def version(self) -> int:
         """Of the rules that the next block follows; 0 before there is a state."""
         return self._version
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a genesis or a block gave this ledger a state."""
+        return bool(self._genesis) or self.head.height > 0
 
     def init_chain(
         self, chain_id: str, app_state: bytes, initial_height: int = 1
@@ -128,6 +150,8 @@ class Application:
         """The transactions of a proposal: in the order of `abci_app.core.ordering` those that
         succeed, of as many as fit."""
         with self.lock:
+            if self._halted is not None:
+                return []
             readable: list[tuple[bytes, Transaction]] = []
             for raw in raws:
                 try:
@@ -156,6 +180,8 @@ class Application:
     def acceptable(self, height: int, raws: Sequence[bytes]) -> bool:
         """Whether a proposal is such as `select` makes: all succeed, in order."""
         with self.lock:
+            if self._halted is not None:
+                return False
             if self._executed(height, raws) is not None:
                 return True
             try:
@@ -252,12 +278,16 @@ class Application:
         self._suspect, self._left_out = self._left_out, set()
         self._checked_phase = None if self._mempool is None else self._mempool.phase
         self._version = 0
-        if not self._genesis and self.head.height == 0:
+        if not self.has_state:
             return
         state = self._state()
         chain = load_chain(state)
         require_known(chain.version, self._upgrades)
         self._version = chain.version
+        try:
+            require_due(state, self._next_height, self._upgrades)
+        except UpgradeNeeded as error:
+            self._halted = error
         self._mempool = Mempool(state, chain, self._next_height)
 
     def _transition(self, height: int, raws: Sequence[bytes]) -> BlockResult:

@@ -55,17 +55,38 @@ def init(
         list[str] | None, typer.Option(metavar="ID@HOST:PORT", help="Repeat for each peer.")
     ] = None,
     block_interval_s: Annotated[float, typer.Option(min=0.05, max=600.0)] = 1.0,
+    snapshot_blocks: Annotated[
+        int, typer.Option(min=0, help="Make a snapshot every so many blocks; 0: none.")
+    ] = 1_000,
+    keep_blocks: Annotated[
+        int, typer.Option(min=0, help="Delete blocks older than this; 0: none.")
+    ] = 0,
+    state_sync: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RPC1,RPC2", help="Join from a snapshot that these nodes' headers confirm."
+        ),
+    ] = None,
+    trust_height: Annotated[
+        int | None, typer.Option(min=1, help="A height whose header you trust.")
+    ] = None,
+    trust_hash: Annotated[
+        str | None, typer.Option(metavar="HEX", help="The hash of that header.")
+    ] = None,
 ) -> None:
     """Make a home with new keys; prints what the other validators need to know."""
     import os
 
+    from abci_app.config_file import StateSyncFrom
     from abci_app.home import node_id_of, public_key_of, read_settings, write_home
-    from planetserve.errors import ConfigurationError
+    from abci_app.transfer import check_genesis
+    from planetserve.errors import UsageError
 
-    try:
-        document = genesis.read_text()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {genesis}: {error.strerror}") from error
+    asked = (state_sync, trust_height, trust_hash)
+    if any(asked) and not all(asked):
+        raise UsageError("--state-sync, --trust-height and --trust-hash go together")
+    document = _text_of(genesis)
+    imported = check_genesis(document)
     consensus_seed, node_seed = os.urandom(32), os.urandom(32)
     write_home(
         home,
@@ -77,37 +98,70 @@ def init(
         rpc=rpc,
         peers=peer or [],
         block_interval_s=block_interval_s,
+        snapshot_blocks=snapshot_blocks,
+        keep_blocks=keep_blocks,
+        state_sync=StateSyncFrom(state_sync.split(","), trust_height, trust_hash)
+        if state_sync and trust_height and trust_hash
+        else None,
     )
     settings = read_settings(home)
     typer.echo(f"chain          {settings.chain_id}")
     typer.echo(f"peer           {node_id_of(node_seed)}@{p2p}")
     typer.echo(f"consensus key  {public_key_of(consensus_seed).hex()}")
+    if imported:
+        typer.echo(f"app hash       {imported}")
 
 
 @app.command()
-def inspect(home: Home) -> None:
-    """Print the committed height, app hash and number of records of a node that is not running."""
-    from abci_app.home import DATABASE, read_settings
-    from abci_app.store import open_store
-    from planetserve.errors import ConfigurationError
-    from planetserve.statekeys import STORES
+def export(
+    home: Home,
+    height: Annotated[
+        int | None, typer.Option(min=1, help="The last height, or that of a snapshot.")
+    ] = None,
+) -> None:
+    """Print the genesis document that goes on from a stopped node's state; every validator prints
+    the same."""
+    from abci_app.transfer import exported_genesis
 
-    settings = read_settings(home)
-    if not (home / DATABASE).is_dir():
-        raise ConfigurationError(f"{home / DATABASE} does not exist: the node has not run yet")
-    store = open_store(home / DATABASE, settings.chain_id)
+    typer.echo(exported_genesis(home, height), nl=False)
+
+
+@app.command("import")
+def import_(
+    home: Home,
+    genesis: Annotated[Path, typer.Argument(help="What `ps-node export` has printed.")],
+) -> None:
+    """Let a stopped validator go on from an exported state; what it had is moved aside."""
+    from abci_app.transfer import check_genesis, import_genesis
+
+    document = _text_of(genesis)
+    imported = check_genesis(document)
+    aside = import_genesis(home, document)
+    typer.echo(f"moved aside    {aside}")
+    if imported:
+        typer.echo(f"app hash       {imported}")
+
+
+@app.command()
+def inspect(
+    home: Home,
+    height: Annotated[
+        int | None, typer.Option(min=1, help="Show the stores' roots of this recent height.")
+    ] = None,
+) -> None:
+    """Print the committed height, app hash, store roots and records of a stopped node."""
+    from abci_app.transfer import inspection
+
+    typer.echo(json.dumps(inspection(home, height), indent=2))
+
+
+def _text_of(path: Path) -> str:
+    from planetserve.errors import ConfigurationError
+
     try:
-        latest = store.latest
-        report = {
-            "chain_id": settings.chain_id,
-            "height": latest.head.height,
-            "app_hash": latest.head.app_hash.hex(),
-            "roots": {name: root.hex() for name, root in sorted(latest.head.roots.items())},
-            "records": {name: sum(1 for _ in latest.scan(name.encode() + b"/")) for name in STORES},
-        }
-    finally:
-        store.close()
-    typer.echo(json.dumps(report, indent=2))
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read {path}: {error}") from error
 
 
 def main() -> None:

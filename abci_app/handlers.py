@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from abci_app.application import Application
+from abci_app.core.chunks import FORMAT
 from abci_app.core.codes import MEANINGS, Code
 from abci_app.core.events import Event
 from abci_app.core.parameters import GenesisError
 from abci_app.core.queries import Answer
 from abci_app.core.transition import TransactionResult
+from abci_app.housekeeping import Housekeeping
 from abci_app.metrics import LedgerMetrics
 from abci_app.proto.tendermint.abci import types_pb2 as abci
 from abci_app.proto.tendermint.crypto import keys_pb2, proof_pb2
 from abci_app.proto.tendermint.types import params_pb2
+from abci_app.restore import Applied, Offered, StateSync
+from abci_app.snapshots import Archive
 from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.logs import get_logger
 
@@ -22,13 +27,28 @@ CODESPACE = "planetserve"
 log = get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What a node does besides consensus and queries."""
+
+    archive: Archive
+    state_sync: StateSync
+    housekeeping: Housekeeping
+
+
 class Handlers:
     """Answers every request of one node. Each connection may call it from its own thread; the
     application orders what must be in order."""
 
-    def __init__(self, application: Application, metrics: LedgerMetrics) -> None:
+    def __init__(
+        self,
+        application: Application,
+        metrics: LedgerMetrics,
+        operations: Operations | None = None,
+    ) -> None:
         self._application = application
         self._metrics = metrics
+        self._operations = operations
         self._answers = {
             field.name: (getattr(self, f"_{field.name}"), metrics.seconds.labels(field.name))
             for field in abci.Request.DESCRIPTOR.fields
@@ -147,23 +167,75 @@ class Handlers:
     def _commit(self, request: abci.RequestCommit) -> abci.ResponseCommit:
         state = self._application.commit()
         self._metrics.height.set(state.height)
-        return abci.ResponseCommit()
+        if self._operations is None:
+            return abci.ResponseCommit()
+        self._operations.housekeeping.committed(state)
+        retained = self._operations.housekeeping.retain_height(state.height)
+        return abci.ResponseCommit(retain_height=retained)
 
     def _list_snapshots(self, request: abci.RequestListSnapshots) -> abci.ResponseListSnapshots:
-        return abci.ResponseListSnapshots()
+        available = () if self._operations is None else self._operations.archive.available
+        return abci.ResponseListSnapshots(
+            snapshots=[
+                abci.Snapshot(
+                    height=item.height,
+                    format=item.format,
+                    chunks=len(item.manifest.chunks),
+                    hash=item.hash,
+                    metadata=item.metadata,
+                )
+                for item in available
+            ]
+        )
 
     def _offer_snapshot(self, request: abci.RequestOfferSnapshot) -> abci.ResponseOfferSnapshot:
-        return abci.ResponseOfferSnapshot(result=abci.ResponseOfferSnapshot.REJECT)
+        if self._operations is None:
+            return abci.ResponseOfferSnapshot(result=abci.ResponseOfferSnapshot.ABORT)
+        shown = request.snapshot
+        outcome = self._operations.state_sync.offer(
+            shown.height, shown.format, shown.chunks, shown.hash, shown.metadata, request.app_hash
+        )
+        return abci.ResponseOfferSnapshot(result=OFFERED[outcome])
 
     def _load_snapshot_chunk(
         self, request: abci.RequestLoadSnapshotChunk
     ) -> abci.ResponseLoadSnapshotChunk:
-        return abci.ResponseLoadSnapshotChunk()
+        if self._operations is None or request.format != FORMAT:
+            return abci.ResponseLoadSnapshotChunk()
+        chunk = self._operations.archive.chunk(request.height, request.chunk)
+        return abci.ResponseLoadSnapshotChunk(chunk=chunk)
 
     def _apply_snapshot_chunk(
         self, request: abci.RequestApplySnapshotChunk
     ) -> abci.ResponseApplySnapshotChunk:
-        return abci.ResponseApplySnapshotChunk(result=abci.ResponseApplySnapshotChunk.ABORT)
+        if self._operations is None:
+            return abci.ResponseApplySnapshotChunk(result=abci.ResponseApplySnapshotChunk.ABORT)
+        outcome = self._operations.state_sync.apply(request.index, request.chunk)
+        if outcome is Applied.DAMAGED:
+            return abci.ResponseApplySnapshotChunk(
+                result=APPLIED[outcome],
+                refetch_chunks=[request.index],
+                reject_senders=[request.sender],
+            )
+        if self._application.head.height:
+            self._metrics.height.set(self._application.head.height)
+        return abci.ResponseApplySnapshotChunk(result=APPLIED[outcome])
+
+
+OFFERED = {
+    Offered.ACCEPTED: abci.ResponseOfferSnapshot.ACCEPT,
+    Offered.REFUSED: abci.ResponseOfferSnapshot.REJECT,
+    Offered.WRONG_FORMAT: abci.ResponseOfferSnapshot.REJECT_FORMAT,
+    Offered.LIE: abci.ResponseOfferSnapshot.REJECT_SENDER,
+    Offered.NOT_WANTED: abci.ResponseOfferSnapshot.ABORT,
+}
+APPLIED = {
+    Applied.ACCEPTED: abci.ResponseApplySnapshotChunk.ACCEPT,
+    Applied.DAMAGED: abci.ResponseApplySnapshotChunk.RETRY,
+    Applied.SNAPSHOT_REFUSED: abci.ResponseApplySnapshotChunk.REJECT_SNAPSHOT,
+    Applied.START_AGAIN: abci.ResponseApplySnapshotChunk.RETRY_SNAPSHOT,
+    Applied.NOT_WANTED: abci.ResponseApplySnapshotChunk.ABORT,
+}
 
 
 def _rules_of(version: int) -> params_pb2.ConsensusParams:

@@ -1,9 +1,7 @@
 """A validator's home: the folder of settings and keys that CometBFT and `ps-node` share.
 
-    config/config.toml  config/genesis.json  config/node_key.json  config/priv_validator_key.json
-    data/priv_validator_state.json  data/ledger/
-
-Settings that are not written keep CometBFT's defaults.
+config/config.toml  config/genesis.json  config/node_key.json  config/priv_validator_key.json
+data/priv_validator_state.json  data/ledger/  data/snapshots/
 """
 
 from __future__ import annotations
@@ -20,15 +18,21 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
+from abci_app.config_file import (
+    SNAPSHOT_BLOCKS,
+    Schedule,
+    StateSyncFrom,
+    config_text,
+    read_schedule,
+)
 from abci_app.core.genesis import genesis
 from abci_app.core.parameters import GenesisError
 from planetserve.errors import ConfigurationError
-from planetserve.transactions import MAX_TRANSACTION_BYTES
 
 CONFIG, GENESIS = Path("config/config.toml"), Path("config/genesis.json")
 NODE_KEY, CONSENSUS_KEY = Path("config/node_key.json"), Path("config/priv_validator_key.json")
 CONSENSUS_STATE = Path("data/priv_validator_state.json")
-DATABASE = Path("data/ledger")
+DATABASE, SNAPSHOTS = Path("data/ledger"), Path("data/snapshots")
 DEFAULT_ABCI = "unix://app.sock"
 """Relative to the home, where `ps-node` and the CometBFT that it starts both run."""
 BLOCK_BYTES = 1 << 20
@@ -73,6 +77,7 @@ class Settings:
     chain_id: str
     abci: str
     rpc: str
+    schedule: Schedule
 
 
 def make_genesis(
@@ -125,18 +130,23 @@ def make_genesis(
             "abci": {"vote_extensions_enable_height": "0"},
         },
         "validators": [
-            {
-                "address": _address(verifier.consensus_key).upper(),
-                "pub_key": _typed("PubKeyEd25519", verifier.consensus_key),
-                "power": str(verifier.power),
-                "name": verifier.name,
-            }
+            genesis_validator(verifier.name, verifier.consensus_key, verifier.power)
             for verifier in verifiers
         ],
         "app_hash": "",
         "app_state": app_state,
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def genesis_validator(name: str, consensus_key: bytes, power: int) -> dict[str, Any]:
+    """A validator as genesis documents write it."""
+    return {
+        "address": _address(consensus_key).upper(),
+        "pub_key": _typed("PubKeyEd25519", consensus_key),
+        "power": str(power),
+        "name": name,
+    }
 
 
 def public_key_of(seed: bytes) -> bytes:
@@ -161,16 +171,30 @@ def write_home(
     abci: str = DEFAULT_ABCI,
     peers: Sequence[str] = (),
     block_interval_s: float = 1.0,
+    snapshot_blocks: int = SNAPSHOT_BLOCKS,
+    keep_blocks: int = 0,
+    state_sync: StateSyncFrom | None = None,
 ) -> None:
     """Write a home. `p2p` and `rpc` are HOST:PORT, `peers` are ID@HOST:PORT of the other
-    validators. Raises `ConfigurationError` when the home has a consensus key already: two nodes
-    that sign with one key, or one that forgot what it signed, break the chain's safety."""
+    validators; `abci_app.config_file` explains the rest. Raises `ConfigurationError` when the
+    home has a consensus key already: two nodes that sign with one key, or one that forgot what it
+    signed, break the chain's safety."""
     key_path = home / CONSENSUS_KEY
     if key_path.exists():
         raise ConfigurationError(f"{home} is a validator's home already; use an empty folder")
     for folder in (home, home / "config", home / "data"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config = config_text(moniker, p2p, rpc, abci, peers, block_interval_s)
+    config = config_text(
+        moniker=moniker,
+        p2p=p2p,
+        rpc=rpc,
+        abci=abci,
+        peers=peers,
+        block_interval_s=block_interval_s,
+        snapshot_blocks=snapshot_blocks,
+        keep_blocks=keep_blocks,
+        state_sync=state_sync,
+    )
     (home / CONFIG).write_text(config)
     (home / GENESIS).write_text(genesis)
     _write_secret(home / NODE_KEY, {"priv_key": _private(node_seed)})
@@ -186,78 +210,16 @@ def write_home(
     )
 
 
-def config_text(
-    moniker: str,
-    p2p: str,
-    rpc: str,
-    abci: str,
-    peers: Sequence[str],
-    block_interval_s: float,
-) -> str:
-    """CometBFT's config.toml. A round costs a few gossip steps on top of `timeout_commit`, and a
-    dead proposer costs `timeout_propose`; both follow the block interval."""
-    commit_ms = max(10, round(block_interval_s * 850))
-    propose_ms = max(200, round(block_interval_s * 1000))
-    vote_ms = max(100, propose_ms // 2)
-    gossip_ms = min(100, max(5, round(block_interval_s * 50)))
-    abci_address = abci if "://" in abci else f"tcp://{abci}"
-    return f"""\
-version = "0.38.25"
-proxy_app = {_quoted(abci_address)}
-moniker = {_quoted(moniker)}
-db_backend = "goleveldb"
-log_level = "main:info,state:info,*:error"
-log_format = "json"
-
-[rpc]
-laddr = {_quoted(f"tcp://{rpc}")}
-max_open_connections = 200
-max_subscription_clients = 50
-unsafe = false
-
-[p2p]
-laddr = {_quoted(f"tcp://{p2p}")}
-persistent_peers = {_quoted(",".join(peers))}
-persistent_peers_max_dial_period = "10s"
-addr_book_strict = false
-allow_duplicate_ip = true
-pex = false
-max_num_inbound_peers = 40
-max_num_outbound_peers = 40
-flush_throttle_timeout = "10ms"
-
-[mempool]
-size = 5000
-max_txs_bytes = {16 << 20}
-max_tx_bytes = {4 * MAX_TRANSACTION_BYTES}
-cache_size = 10000
-
-[consensus]
-timeout_propose = "{propose_ms}ms"
-timeout_propose_delta = "{propose_ms // 2}ms"
-timeout_prevote = "{vote_ms}ms"
-timeout_prevote_delta = "{vote_ms // 2}ms"
-timeout_precommit = "{vote_ms}ms"
-timeout_precommit_delta = "{vote_ms // 2}ms"
-timeout_commit = "{commit_ms}ms"
-create_empty_blocks = true
-peer_gossip_sleep_duration = "{gossip_ms}ms"
-
-[tx_index]
-indexer = "kv"
-
-[instrumentation]
-prometheus = false
-"""
-
-
 def read_settings(home: Path) -> Settings:
     """Raises `ConfigurationError` saying which file is missing or wrong."""
     config = _parsed(home / CONFIG, tomllib.loads)
     document = _parsed(home / GENESIS, json.loads)
     try:
         settings = Settings(
-            chain_id=document["chain_id"], abci=config["proxy_app"], rpc=config["rpc"]["laddr"]
+            chain_id=document["chain_id"],
+            abci=config["proxy_app"],
+            rpc=config["rpc"]["laddr"],
+            schedule=read_schedule(config, document),
         )
     except (KeyError, TypeError) as error:
         raise ConfigurationError(
@@ -294,11 +256,11 @@ def _private(seed: bytes) -> dict[str, str]:
 
 
 def _write_secret(path: Path, content: Mapping[str, Any]) -> None:
+    write_private(path, json.dumps(content, indent=2).encode())
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=2)
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are among TOML's."""
-    return json.dumps(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -12,14 +12,23 @@ from typing import Any
 
 from abci_app.application import Application
 from abci_app.cometbft import start_cometbft, stop_cometbft, sync_status
-from abci_app.handlers import Handlers
-from abci_app.home import DATABASE, read_settings
+from abci_app.handlers import Handlers, Operations
+from abci_app.home import DATABASE, SNAPSHOTS, read_settings
+from abci_app.housekeeping import Housekeeping
 from abci_app.metrics import LedgerMetrics
+from abci_app.restore import StateSync
 from abci_app.server import AbciServer
+from abci_app.snapshots import Archive
 from abci_app.store import open_store
 from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.health import HealthServer
 from planetserve.logs import get_logger
+
+KEPT_SNAPSHOTS = 2
+
+HALT_POLL_S = 0.5
+HALT_AFTER_S = 5.0
+"""Before an upgrade that this program lacks: by then every validator has got the last block."""
 
 log = get_logger()
 
@@ -58,19 +67,25 @@ async def run_node(options: NodeOptions) -> None:
         def stop_on(error: Exception) -> None:
             loop.call_soon_threadsafe(failed.set_result, error)
 
-        server = AbciServer(Handlers(application, metrics), stop_on)
+        archive = Archive(home / SNAPSHOTS, settings.chain_id, KEPT_SNAPSHOTS)
+        housekeeping = Housekeeping(store, archive, settings.schedule, metrics)
+        state_sync = StateSync(application, store, settings.chain_id)
+        operations = Operations(archive, state_sync, housekeeping)
+        server = AbciServer(Handlers(application, metrics, operations), stop_on)
         server.listen(settings.abci)
         log.info("the ledger listens", address=settings.abci, height=application.head.height)
         try:
             # The child is made before any thread, as `preexec_fn` wants it.
             process = await start_cometbft(options.cometbft, home)
             server.serve()
+            housekeeping.start()
             try:
                 await _supervise(options, application, metrics, failed, process, stopping)
             finally:
                 await stop_cometbft(process)
         finally:
             await asyncio.to_thread(server.close)
+            await asyncio.to_thread(housekeeping.close)
     finally:
         store.close()
 
@@ -104,12 +119,13 @@ async def _supervise(
     endings: list[asyncio.Future[Any]] = [
         asyncio.ensure_future(stopping.wait()),
         asyncio.ensure_future(process.wait()),
+        asyncio.ensure_future(_until_halted(application)),
         failed,
     ]
     try:
         await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for ending in endings[:2]:
+        for ending in endings[:-1]:
             ending.cancel()
         if web is not None:
             await asyncio.to_thread(web.close)
@@ -124,6 +140,16 @@ async def _supervise(
             f"the ledger stopped at height {application.head.height} on a fault of its own "
             f"({type(error).__name__}); the log above has the details"
         ) from error
+    if application.halted is not None:
+        raise application.halted
     raise NodeStopped(
         f"CometBFT ended by itself with code {process.returncode}; its log above says why"
     )
+
+
+async def _until_halted(application: Application) -> None:
+    while True:
+        await asyncio.sleep(HALT_POLL_S)
+        if application.halted is not None:
+            await asyncio.sleep(HALT_AFTER_S)
+            return

@@ -9,6 +9,9 @@
 
 `models` and `credentials` may be left out. A credential of genesis admits a key that has yet to
 register; for the role of a model node it takes the place of the admission probes.
+
+An `app_state` with `records` is the exported state of a chain that goes on; see
+`abci_app.core.export`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 from abci_app.core import fields
 from abci_app.core.codes import Rejected
 from abci_app.core.credentials import Credential, save_credential
+from abci_app.core.export import imported_state
 from abci_app.core.models import MODEL_FIELDS, Model, model_from_data, save_model
 from abci_app.core.nodes import GENESIS_ENDORSER, VERIFIER_ROLES, Node, save_node
 from abci_app.core.parameters import (
@@ -50,6 +54,8 @@ def genesis(chain_id: str, app_state: bytes) -> dict[bytes, bytes | None]:
         document = json.loads(app_state)
     except (ValueError, RecursionError):
         raise GenesisError("app_state is not JSON") from None
+    if isinstance(document, dict) and "records" in document:
+        return dict(imported_state(chain_id, document))
     if not isinstance(document, dict) or not REQUIRED <= set(document) <= REQUIRED | OPTIONAL:
         raise GenesisError(
             "app_state holds params and verifiers, and perhaps models and credentials"

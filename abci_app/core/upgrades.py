@@ -69,7 +69,20 @@ def due(reader: Reader, height: int) -> Scheduled | None:
 def run_upgrade(view: View, height: int, upgrades: Mapping[int, Upgrade] = UPGRADES) -> int | None:
     """At the start of block `height`, carry out the upgrade that is due; its version, None when
     there is none. Raises `UpgradeNeeded`, before any write, when `upgrades` lacks it."""
-    coming = due(view, height)
+    upgrade = require_due(view, height, upgrades)
+    if upgrade is None:
+        return None
+    upgrade.migrate(view)
+    view.save(CHAIN_KEY, {**load(view, CHAIN_KEY), "version": upgrade.version})
+    view.delete(UPGRADE_KEY)
+    return upgrade.version
+
+
+def require_due(
+    reader: Reader, height: int, upgrades: Mapping[int, Upgrade] = UPGRADES
+) -> Upgrade | None:
+    """What block `height` begins with. Raises `UpgradeNeeded` when `upgrades` lacks it."""
+    coming = due(reader, height)
     if coming is None:
         return None
     upgrade = upgrades.get(coming.version)
@@ -79,10 +92,7 @@ def run_upgrade(view: View, height: int, upgrades: Mapping[int, Upgrade] = UPGRA
             f"rules and this program knows {_known(upgrades)}; install a PlanetServe release "
             f"that supports version {coming.version} and start again: nothing was changed"
         )
-    upgrade.migrate(view)
-    view.save(CHAIN_KEY, {**load(view, CHAIN_KEY), "version": coming.version})
-    view.delete(UPGRADE_KEY)
-    return coming.version
+    return upgrade
 
 
 def require_known(version: int, upgrades: Mapping[int, Upgrade] = UPGRADES) -> None:

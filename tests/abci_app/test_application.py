@@ -239,15 +239,19 @@ def test_a_node_halts_before_rules_that_it_lacks(store: Store) -> None:
     schedule_upgrade(application, 2)
     advance(application)
     before = application.head
-    for attempt in (
-        lambda: application.select(2, [], 1 << 20),
-        lambda: application.acceptable(2, []),
-        lambda: application.finalize(2, []),
-    ):
-        with pytest.raises(UpgradeNeeded, match="install a PlanetServe release"):
-            attempt()
+    assert isinstance(application.halted, UpgradeNeeded)
+    assert application.select(2, [], 1 << 20) == []
+    assert not application.acceptable(2, [])
+    with pytest.raises(UpgradeNeeded, match="install a PlanetServe release"):
+        application.finalize(2, [])
     assert application.head == before
-    assert Application(store, CHAIN_ID).version == 1
+    with pytest.raises(UpgradeNeeded, match="install a PlanetServe release"):
+        Application(store, CHAIN_ID)
+    upgrades = {1: Upgrade(1, lambda view: None), 2: Upgrade(2, lambda view: None)}
+    installed = Application(store, CHAIN_ID, upgrades=upgrades)
+    assert installed.halted is None
+    advance(installed)
+    assert (installed.head.height, installed.version) == (2, 2)
 
 
 def schedule_upgrade(application: Application, height: int) -> None:

@@ -1,0 +1,150 @@
+"""Joining from a state-sync snapshot: peers' chunks become the ledger of their height.
+
+Chunks are checked against the hashes that the snapshot was offered with, and the whole against
+the app hash that CometBFT's light client has verified. Until that holds the database has no
+height, so nothing of a restore that fails or breaks off counts; see `abci_app.store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from abci_app.application import Application
+from abci_app.core.apphash import advance, app_hash
+from abci_app.core.chunks import (
+    FORMAT,
+    ChunkError,
+    Manifest,
+    read_chunk,
+    read_manifest,
+    snapshot_hash,
+)
+from abci_app.core.parameters import load_chain
+from abci_app.core.upgrades import require_known
+from abci_app.crash import crash_point
+from abci_app.store import Head, Store
+from planetserve.logs import get_logger
+from planetserve.merkle import sha256
+
+RECORDS_AT_ONCE = 5_000
+
+log = get_logger()
+
+
+class Offered(Enum):
+    """What becomes of a snapshot that was offered."""
+
+    ACCEPTED = auto()
+    REFUSED = auto()
+    WRONG_FORMAT = auto()
+    LIE = auto()
+    """Whoever offers it is not to be asked for anything else."""
+    NOT_WANTED = auto()
+    """This node has a state of its own."""
+
+
+class Applied(Enum):
+    """What becomes of a chunk."""
+
+    ACCEPTED = auto()
+    DAMAGED = auto()
+    """It is not the one that was offered: fetch it again, from somebody else."""
+    SNAPSHOT_REFUSED = auto()
+    START_AGAIN = auto()
+    NOT_WANTED = auto()
+
+
+@dataclass(slots=True)
+class _Running:
+    height: int
+    app_hash: bytes
+    manifest: Manifest
+    next_chunk: int
+    last_key: bytes
+    roots: Mapping[str, bytes]
+
+
+class StateSync:
+    """At most one restore at a time, into a store that has no height yet."""
+
+    def __init__(self, application: Application, store: Store, chain_id: str) -> None:
+        self._application = application
+        self._store = store
+        self._chain_id = chain_id
+        self._running: _Running | None = None
+
+    def offer(
+        self, height: int, format: int, chunks: int, hash: bytes, metadata: bytes, trusted: bytes
+    ) -> Offered:
+        """Begin with a snapshot whose state must have the app hash `trusted`."""
+        with self._application.lock:
+            self._drop()
+            if self._application.has_state:
+                return Offered.NOT_WANTED
+            if format != FORMAT:
+                return Offered.WRONG_FORMAT
+            if snapshot_hash(metadata) != hash:
+                return Offered.LIE
+            try:
+                manifest = read_manifest(metadata)
+            except ChunkError as error:
+                log.warning("a snapshot was refused", height=height, reason=str(error))
+                return Offered.LIE
+            if len(manifest.chunks) != chunks or height < 1:
+                return Offered.LIE
+            if manifest.chain_id != self._chain_id:
+                return Offered.REFUSED
+            self._running = _Running(height, trusted, manifest, 0, b"", self._store.head.roots)
+            log.info("restoring a snapshot", height=height, chunks=chunks)
+            return Offered.ACCEPTED
+
+    def apply(self, index: int, chunk: bytes) -> Applied:
+        """Take the next chunk. Raises `UpgradeNeeded` when the state is whole and follows rules
+        that this program does not have."""
+        with self._application.lock:
+            running = self._running
+            if running is None:
+                return Applied.NOT_WANTED
+            if index != running.next_chunk:
+                return self._refuse(Applied.START_AGAIN, "chunks come out of order")
+            if sha256(chunk) != running.manifest.chunks[index]:
+                return Applied.DAMAGED
+            try:
+                records = read_chunk(chunk, running.last_key)
+            except ChunkError as error:
+                return self._refuse(Applied.SNAPSHOT_REFUSED, str(error))
+            for start in range(0, len(records), RECORDS_AT_ONCE):
+                some = records[start : start + RECORDS_AT_ONCE]
+                writes: dict[bytes, bytes | None] = dict(some)
+                roots, nodes = advance(self._store.latest.tree_node, running.roots, writes)
+                self._store.load(self._store.head, writes, nodes)
+                running.roots = roots
+            running.last_key = records[-1][0]
+            running.next_chunk += 1
+            crash_point("restore-chunk")
+            if running.next_chunk < len(running.manifest.chunks):
+                return Applied.ACCEPTED
+            return self._finish(running)
+
+    def _finish(self, running: _Running) -> Applied:
+        if app_hash(running.roots) != running.app_hash:
+            return self._refuse(Applied.SNAPSHOT_REFUSED, "the app hash is another")
+        require_known(load_chain(self._store.latest).version)
+        crash_point("restore-before-write")
+        self._store.commit(Head(running.height, running.app_hash, running.roots), {}, {})
+        self._running = None
+        self._application.restored()
+        log.info("the snapshot is restored", height=running.height)
+        return Applied.ACCEPTED
+
+    def _refuse(self, outcome: Applied, reason: str) -> Applied:
+        log.warning("a snapshot was refused", reason=reason)
+        self._drop()
+        return outcome
+
+    def _drop(self) -> None:
+        if self._running is not None:
+            self._running = None
+            self._store.drop_loaded()
