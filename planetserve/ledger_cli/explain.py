@@ -156,12 +156,10 @@ def _beginnings(first: Settled) -> list[Standing]:
         streak=0,
         alarm=0 if first.previous is None else None,
     )
-    return [
-        start,
-        replace(start, admitted=not founder),
-        # A node that rotates its key before its first result begins under alarm.
-        replace(start, alarm=None),
-    ]
+    # A node that rotates its key before its first result begins under alarm; and a candidate's
+    # status does not say whether evidence has already put it on probation.
+    other = replace(start, alarm=None) if start.whole else replace(start, trusted=False)
+    return [start, replace(start, admitted=not founder), other]
 
 
 def _replay(

@@ -99,7 +99,7 @@ def thresholds(reputation: Mapping[str, Any], parameters: Parameters) -> list[tu
 
 def epoch_lines(item: Explained, names: Names) -> Iterator[str]:
     """One settled epoch: scores with who gave them, the rule with its numbers, the verdict."""
-    settled, parameters = item.settled, item.settled.parameters
+    settled = item.settled
     yield f"epoch {settled.epoch}, heights {settled.start} to {settled.height}"
     for conviction in item.since_before:
         yield f"  {conviction_line(conviction, names)}"
@@ -123,8 +123,7 @@ def epoch_lines(item: Explained, names: Names) -> Iterator[str]:
         yield f"             {settled.reason}"
         yield f"  window     {_window(item)}"
         yield f"  CUSUM      {cusum_formula(item)} = {_cusum_sum(item)}"
-    good = parameters["admission_ppm" if not item.before.admitted else "abnormal_below_ppm"]
-    yield f"  streak     {plural(settled.streak, 'epoch')} in a row with C >= {decimal(good)}"
+    yield f"  streak     {_streak(item)}"
     verdict = f": {settled.verdict}" if settled.verdict else ""
     yield f"  status     {settled.status}{verdict}"
     if not item.complete:
@@ -161,6 +160,14 @@ def conviction_line(conviction: Conviction, names: Names) -> str:
         f"evidence   at height {conviction.height} by {name_in(names, conviction.reporter)}: "
         f"{conviction.breach}; R fell to 0"
     )
+
+
+def _streak(item: Explained) -> str:
+    settled, parameters = item.settled, item.settled.parameters
+    if settled.verdict:
+        return "counted anew from here, for the status has changed"
+    good = parameters["abnormal_below_ppm" if item.before.admitted else "admission_ppm"]
+    return f"{plural(settled.streak, 'epoch')} in a row with C >= {decimal(good)}"
 
 
 def _quorum(item: Explained) -> str:

@@ -94,6 +94,8 @@ def test_a_fall_is_explained_to_the_last_digit() -> None:
     assert ".4 x .452 + .100 x (5 + 1) / (5 + 2 / .2 + 2) = .216094" in third
     assert ".800 .300 .100; 2 below .400, more than 1 of 5 are punished" in third
     assert "untrusted: lost trust: reputation below the threshold" in third
+    assert "streak     1 epoch in a row with C >= .400" in first
+    assert "streak     counted anew from here, for the status has changed" in third
 
 
 def test_an_epoch_without_quorum_says_so() -> None:
@@ -172,7 +174,7 @@ def test_history_goes_on_through_a_rotation() -> None:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(
         st.one_of(
