@@ -31,8 +31,9 @@ the restored height is written."""
 
 def _setting() -> tuple[str, int]:
     name, _, count = os.environ.get(VARIABLE, "").partition(":")
-    if name and name not in POINTS:
-        raise ConfigurationError(f"{VARIABLE} is one of {', '.join(POINTS)}")
+    if name and (name not in POINTS or not (count or "1").isdecimal()):
+        points = ", ".join(POINTS)
+        raise ConfigurationError(f"{VARIABLE} is one of {points}, and perhaps :COUNT")
     return name, int(count or "1")
 
 
