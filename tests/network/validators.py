@@ -255,6 +255,14 @@ class Chain:
                 process.kill()
                 process.wait(END_TIMEOUT_S)
 
+    def add(self) -> Validator:
+        """One more, without a home, that `stop` ends too."""
+        number = len(self.validators) + 1
+        last = int(self.validators[-1].p2p.rpartition(":")[2])
+        added = Validator(self.folder, number, last + PORTS_EACH)
+        self.validators.append(added)
+        return added
+
     def ledger(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run("ps-ledger", *arguments, "--network", str(self.network_file))
 
@@ -280,8 +288,13 @@ def make_chain(
     count: int = 4,
     parameters: Mapping[str, int] | None = None,
     block_interval_s: float = 0.2,
+    *,
+    snapshot_blocks: int = 0,
+    keep_blocks: int = 0,
+    evidence_blocks: int = 100_000,
 ) -> Chain:
-    """The homes of a chain of `count` validators of equal power, not started."""
+    """The homes of a chain of `count` validators of equal power, not started. The `*_blocks` are
+    for all of them; see `abci_app.config_file.Schedule`."""
     base = free_base_port(PORTS_EACH * (count + 1))
     validators = [
         Validator(folder, number, base + PORTS_EACH * (number - 1))
@@ -294,9 +307,24 @@ def make_chain(
         parameters,
         models=[ModelEntry(MODEL_NAME, b"w" * 32, "Q4_1", 2048)],
     )
+    document = json.loads(genesis)
+    document["consensus_params"]["evidence"]["max_age_num_blocks"] = str(evidence_blocks)
+    genesis = json.dumps(document)
     chain = Chain(folder, genesis, validators, block_interval_s)
     for validator in validators:
-        add_home(chain, validator)
+        write_home(
+            validator.home,
+            genesis=genesis,
+            moniker=validator.home.name,
+            consensus_seed=consensus_seed(validator.number),
+            node_seed=node_seed(validator.number),
+            p2p=validator.p2p,
+            rpc=validator.rpc,
+            peers=[other.peer for other in validators if other is not validator],
+            block_interval_s=block_interval_s,
+            snapshot_blocks=snapshot_blocks,
+            keep_blocks=keep_blocks,
+        )
     return chain
 
 
@@ -311,28 +339,16 @@ def verifier_entry(number: int) -> VerifierEntry:
     )
 
 
-def add_home(chain: Chain, validator: Validator) -> None:
-    write_home(
-        validator.home,
-        genesis=chain.genesis,
-        moniker=validator.home.name,
-        consensus_seed=consensus_seed(validator.number),
-        node_seed=node_seed(validator.number),
-        p2p=validator.p2p,
-        rpc=validator.rpc,
-        peers=[other.peer for other in chain.validators if other is not validator],
-        block_interval_s=chain.block_interval_s,
-    )
-
-
 @contextmanager
 def running_chain(
     folder: Path,
     count: int = 4,
     parameters: Mapping[str, int] | None = None,
     block_interval_s: float = 0.2,
+    **blocks: int,
 ) -> Iterator[Chain]:
-    chain = make_chain(folder, count, parameters, block_interval_s)
+    """A chain of `make_chain` while it runs."""
+    chain = make_chain(folder, count, parameters, block_interval_s, **blocks)
     try:
         chain.start()
         yield chain
