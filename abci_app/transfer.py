@@ -67,12 +67,21 @@ def exported_genesis(home: Path, height: int | None = None) -> str:
     raise UsageError(f"{home} holds the state of these heights: {known}")
 
 
+def signed_height(home: Path) -> int:
+    """The last height in which this home's consensus key has signed."""
+    try:
+        return int(json.loads((home / CONSENSUS_STATE).read_text())["height"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{home / CONSENSUS_STATE} is missing or malformed") from error
+
+
 def check_genesis(text: str) -> str:
     """Look through a genesis document before a home is made of it. Returns the app hash, in hex,
     of an exported state, or an empty text for a new chain's. Raises `ConfigurationError`."""
     try:
         document = json.loads(text)
         chain_id, app_state = document["chain_id"], document["app_state"]
+        int(document["initial_height"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError("the genesis document is malformed") from error
     if not isinstance(app_state, dict) or "records" not in app_state:
@@ -136,6 +145,12 @@ def import_genesis(home: Path, text: str) -> Path:
             "another"
         )
     data, signed = home / CONSENSUS_STATE.parent, (home / CONSENSUS_STATE).read_bytes()
+    first, last_signed = int(json.loads(text)["initial_height"]), signed_height(home)
+    if last_signed > first:
+        raise ConfigurationError(
+            f"this validator has signed in block {last_signed} and signs nothing twice, so it "
+            f"cannot go on from block {first}; export a later height"
+        )
     if (home / DATABASE).is_dir():
         with stopped_store(home):
             """Nobody else has it open."""

@@ -170,6 +170,21 @@ def test_a_home_does_not_change_its_chain(tmp_path: Path) -> None:
     assert (tmp_path / "data/priv_validator_state.json").exists()
 
 
+def test_a_validator_does_not_go_back_behind_what_it_has_signed(tmp_path: Path) -> None:
+    write(tmp_path)
+    run(tmp_path, range(1, 6))
+    state = tmp_path / "data/priv_validator_state.json"
+    for signed, fits in ((6, True), (7, False)):
+        state.write_text(json.dumps({"height": str(signed), "round": 0, "step": 3}))
+        if fits:
+            import_genesis(tmp_path, exported_genesis(tmp_path))
+            run(tmp_path, range(6, 6))
+        else:
+            text = (tmp_path / "config/genesis.json").read_text()
+            with pytest.raises(ConfigurationError, match="signed in block 7"):
+                import_genesis(tmp_path, text)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"chain_id": "c"}'])
 def test_documents_of_other_forms_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="malformed"):
