@@ -78,6 +78,7 @@ class LedgerClient:
         self._routes: RouteSet | None = None
         self._sending: dict[NodeId, asyncio.Lock] = {}
         self._next_nonce: dict[NodeId, int] = {}
+        self._sent_height = 0
 
     async def __aenter__(self) -> LedgerClient:
         return self
@@ -151,7 +152,7 @@ class LedgerClient:
 
     async def send(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> int:
         """Sign and broadcast a transaction of `identity`, wait until it is proven that a block
-        holds it and how it ended, and return that block's height.
+        holds it and how it ended, and return that block's height. Later reads show its effects.
 
         Raises `TransactionRejected` with the ledger's result code, `NetworkNotFound` when no
         block took it within `INCLUSION_TIMEOUT_S` seconds.
@@ -162,18 +163,34 @@ class LedgerClient:
         found = await self._included(raw)
         if found.code:
             raise TransactionRejected(found.code, found.log)
+        self._sent_height = max(self._sent_height, found.height)
         return found.height
 
     async def _state_at(self, address: str, keys: Sequence[bytes], stores: Sequence[str]) -> Proven:
         query = encode({"keys": list(keys), "stores": list(stores)})
         (height, value), newest = await both(
-            self._query(address, query), self._light.header(address)
+            self._recent_query(address, query), self._light.header(address)
         )
         header = newest
         if header.height != height + 1:
             header = await self._header(address, height + 1, HEADER_TIMEOUT_S)
         self._light.require_recent(header)
         return check_state(value, height, header, keys, stores)
+
+    async def _recent_query(self, address: str, data: bytes) -> tuple[int, bytes]:
+        """Of a state that our own transactions are in: a server may show it a moment after the
+        blocks, and another server later yet."""
+        deadline_s = asyncio.get_running_loop().time() + HEADER_TIMEOUT_S
+        while True:
+            height, value = await self._query(address, data)
+            if height >= self._sent_height:
+                return height, value
+            if asyncio.get_running_loop().time() > deadline_s:
+                raise RpcError(
+                    f"it lags behind: its state is of height {height},",
+                    f"a transaction of ours was at {self._sent_height}",
+                )
+            await asyncio.sleep(POLL_S)
 
     async def _query(self, address: str, data: bytes) -> tuple[int, bytes]:
         """The height and value of a `/state` answer, not yet compared with anything."""

@@ -443,6 +443,18 @@ async def test_sending_ends_when_inclusion_is_proven(chain: Chain) -> None:
     assert [decode_transaction(raws[0]).nonce for raws in chain.transactions if raws] == [5, 6]
 
 
+async def test_reads_show_what_was_sent_before(chain: Chain) -> None:
+    behind = Server(chain.fork(chain.height))
+    taking = Server(chain, broadcast=ledger_that_takes(chain))
+    servers = Servers(taking=taking, behind=behind)
+    async with reader(servers, chain) as ledger:
+        height = await ledger.send(ALICE, "register", {})
+        servers.prefer("http://behind")
+        proven = await ledger.read((account_key(ALICE.id),))
+        assert proven.height >= height
+        assert proven.records[account_key(ALICE.id)] == {"nonce": 6}
+
+
 async def test_a_failed_transaction_is_proven_too(chain: Chain) -> None:
     server = Server(chain, broadcast=ledger_that_takes(chain, code=21))
     async with reader(Servers(one=server), chain) as ledger:
