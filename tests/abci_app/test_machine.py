@@ -152,6 +152,19 @@ class LedgerMachine(RuleBasedStateMachine):
     def retire(self, who: int) -> None:
         self.send(self.participant(who), "retire", transactions.retire())
 
+    @rule(role=st.sampled_from(["model", "relay"]))
+    def come_again(self, role: str) -> None:
+        """Register in the very block that forgets the candidate."""
+        due = [item for item in sorted(self.model.expiries) if item[1] in self.model.nodes]
+        waiting = [(height, node) for height, node in due if self.model.nodes[node].candidate]
+        if waiting:
+            height, node = waiting[0]
+            while self.world.height + 1 < height:
+                self.block()
+            identity = self.owner(node)
+            self.send(identity, "register", registration(identity, "again", role))
+            self.block()
+
     @rule(who=SOMEONE, onto=st.none() | SOMEONE, agreed=st.sampled_from([True, True, False]))
     def rotate(self, who: int, onto: int | None, agreed: bool) -> None:
         identity = self.participant(who)
@@ -399,7 +412,7 @@ def test_the_ledger_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=QUIET
+            max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=QUIET
         ),
     )
 
