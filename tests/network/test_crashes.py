@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from abci_app.crash import EXIT_CODE, VARIABLE
+from abci_app.home import SNAPSHOTS
 from planetserve.ledger import LedgerClient
 from planetserve.statekeys import account_key
 from planetserve.transactions import REGISTER, UPDATE, sign_transaction
@@ -24,6 +25,7 @@ from tests.network.validators import (
     Validator,
     assert_agreed,
     broadcast,
+    init_from_a_snapshot,
     person,
     registration,
     running_chain,
@@ -39,7 +41,10 @@ BLOCK_POINTS = (
     "before-commit-answer",
 )
 RELAY = person(9)
+SNAPSHOT_POINTS = ("snapshot-chunk", "snapshot-written")
+RESTORE_POINTS = ("restore-chunk", "restore-before-write")
 MISSED_BLOCKS = 4
+SNAPSHOT_BLOCKS = 20
 
 
 class Sender:
@@ -60,7 +65,8 @@ class Sender:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     parameters = {"epoch_blocks": 10, "commit_blocks": 5}
-    with running_chain(tmp_path_factory.mktemp("crashes"), 4, parameters) as made:
+    folder = tmp_path_factory.mktemp("crashes")
+    with running_chain(folder, 4, parameters, snapshot_blocks=SNAPSHOT_BLOCKS) as made:
         made.wait_above(2)
         yield made
 
@@ -150,3 +156,37 @@ async def test_the_ledger_crashes_anywhere_in_a_block(
 ) -> None:
     await crash_alone(chain, sender, {VARIABLE: f"{point}:{count}"}, EXIT_CODE)
     await goes_on(chain, sender)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", SNAPSHOT_POINTS)
+async def test_the_ledger_crashes_while_it_writes_a_snapshot(
+    chain: Chain, sender: Sender, point: str
+) -> None:
+    await crash_alone(chain, sender, {VARIABLE: point}, EXIT_CODE)
+    await goes_on(chain, sender)
+    victim = chain.validators[-1]
+    victim.wait_above(victim.height + SNAPSHOT_BLOCKS + 1)
+    snapshots = victim.home / SNAPSHOTS
+    newest = max(int(entry.name) for entry in snapshots.iterdir())
+    assert newest > victim.height - 2 * SNAPSHOT_BLOCKS
+
+
+@pytest.mark.long
+async def test_the_ledger_crashes_while_it_restores_a_snapshot(
+    chain: Chain, sender: Sender
+) -> None:
+    first, *_ = running = list(chain.validators)
+    for validator in running:
+        validator.wait_above(SNAPSHOT_BLOCKS + 2)
+    joiner = chain.add()
+    init_from_a_snapshot(chain, joiner)
+    for point in RESTORE_POINTS:
+        joiner.start({VARIABLE: point}, wait=False)
+        assert joiner.wait_end() == EXIT_CODE
+        assert joiner.inspect()["height"] == 0
+        await sender.send()
+    joiner.start()
+    assert_agreed(chain.validators, first.height)
+    joiner.stop()
+    chain.validators.remove(joiner)

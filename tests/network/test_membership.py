@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ from tests.network.validators import (
     Validator,
     assert_agreed,
     consensus_seed,
+    init_from_a_snapshot,
     person,
-    run,
     running_chain,
     until_height,
 )
@@ -80,13 +79,13 @@ async def test_a_parameter_changes_with_the_next_epoch(chain: Chain) -> None:
 
 
 async def test_a_fifth_validator_joins_from_a_snapshot_and_an_old_one_leaves(
-    chain: Chain, tmp_path: Path
+    chain: Chain,
 ) -> None:
     first, *others = chain.validators
     joiner = chain.add()
     for validator in (first, *others):
         validator.wait_above(SNAPSHOT_BLOCKS + 2)
-    consensus_key = join_from_a_snapshot(chain, joiner, tmp_path)
+    consensus_key = init_from_a_snapshot(chain, joiner)
     joiner.start()
     earliest = joiner.call("status")["sync_info"]["earliest_block_height"]
     assert int(earliest) > SNAPSHOT_BLOCKS
@@ -131,24 +130,3 @@ async def test_a_fifth_validator_joins_from_a_snapshot_and_an_old_one_leaves(
     async with LedgerClient(chain.network_of(others)) as fresh:
         names = [verifier.name for verifier in (await fresh.status()).verifiers]
     assert sorted(names) == ["verifier-2", "verifier-3", "verifier-4", "verifier-5"]
-
-
-def join_from_a_snapshot(chain: Chain, joiner: Validator, folder: Path) -> bytes:
-    """`ps-node init` as an operator would; returns the consensus key that it prints."""
-    genesis = folder / "genesis.json"
-    genesis.write_text(chain.genesis)
-    running = [validator for validator in chain.validators if validator is not joiner]
-    trusted = running[0].call("commit", height="2")["signed_header"]["commit"]["block_id"]["hash"]
-    done = run(
-        "ps-node",
-        "init",
-        *("--home", str(joiner.home), "--genesis", str(genesis), "--moniker", joiner.home.name),
-        *("--p2p", joiner.p2p, "--rpc", joiner.rpc),
-        *(part for validator in running for part in ("--peer", validator.peer)),
-        *("--block-interval-s", str(chain.block_interval_s)),
-        *("--state-sync", ",".join(validator.address for validator in running[:2])),
-        *("--trust-height", "2", "--trust-hash", trusted),
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    shown = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines())
-    return bytes.fromhex(shown["consensus key"])

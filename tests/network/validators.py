@@ -356,6 +356,27 @@ def running_chain(
         chain.stop()
 
 
+def init_from_a_snapshot(chain: Chain, joiner: Validator) -> bytes:
+    """`ps-node init` as an operator would; returns the consensus key that it prints."""
+    genesis = chain.folder / "genesis.json"
+    genesis.write_text(chain.genesis)
+    running = [validator for validator in chain.validators if validator is not joiner]
+    trusted = running[0].call("commit", height="2")["signed_header"]["commit"]["block_id"]["hash"]
+    done = run(
+        "ps-node",
+        "init",
+        *("--home", str(joiner.home), "--genesis", str(genesis), "--moniker", joiner.home.name),
+        *("--p2p", joiner.p2p, "--rpc", joiner.rpc),
+        *(part for validator in running for part in ("--peer", validator.peer)),
+        *("--block-interval-s", str(chain.block_interval_s)),
+        *("--state-sync", ",".join(validator.address for validator in running[:2])),
+        *("--trust-height", "2", "--trust-hash", trusted),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines())
+    return bytes.fromhex(shown["consensus key"])
+
+
 def registration(identity: Identity, name: str, role: str) -> dict[str, Any]:
     return transactions.register(
         name=name,
