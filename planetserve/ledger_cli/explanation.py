@@ -69,7 +69,7 @@ def _probed(chance: int, reputation: Mapping[str, Any] | None, parameters: Param
     if chance < ONE_PPM:
         return f"yes, each prober with chance {decimal(chance)} an epoch"
     if reputation is not None and reputation["alarm"]:
-        return f"yes, by every prober: under alarm for {plural(reputation['alarm'], 'good epoch')}"
+        return f"yes, by every prober: under alarm until {reputation['alarm']} more good epochs"
     return "yes, by every prober"
 
 

@@ -201,8 +201,10 @@ def _end(answer: Answer, shown: Sequence[Explained]) -> str:
 
     if answer.reputation is None:
         return "nobody scores this node: only model nodes are probed"
+    if answer.reputation["last"] is None:
+        return "no epoch has settled a score of this node yet"
     if not shown:
-        return "no epoch has settled a score of this node yet, or the ledger has dropped it"
+        return "its scores are older than what the ledger keeps"
     if len(shown) < len(answer.history.results) or answer.history.end not in (DROPPED, FIRST):
         return "there are older epochs; --epochs N shows more"
     if answer.history.end == FIRST:

@@ -12,11 +12,22 @@ from abci_app.core.state import load
 from planetserve import transactions
 from planetserve.encoding import encode
 from planetserve.statekeys import CHAIN_KEY, result_key
-from planetserve.transactions import ENDORSE, EVIDENCE, PROPOSE, REVOKE, ROTATE
-from tests.abci_app.world import CHAIN_ID, FOUNDER, MODEL, RELAY, VERIFIERS, conflict, participant
+from planetserve.transactions import ENDORSE, EVIDENCE, PROPOSE, REGISTER, REVOKE, ROTATE
+from tests.abci_app.world import (
+    CHAIN_ID,
+    FOUNDER,
+    MODEL,
+    RELAY,
+    VERIFIERS,
+    World,
+    conflict,
+    participant,
+    registration,
+)
 from tests.planetserve.ledger_servers import Chain
 from tests.planetserve.ledger_views import (
     CHAIN,
+    SHORT,
     STRANGER,
     SUCCESSOR,
     WORLD,
@@ -183,6 +194,22 @@ def test_a_history_ends_where_the_ledger_has_dropped_it(command: Command) -> Non
     code, _, errors = run("epoch", "0")
     assert code == 2
     assert "epoch 0 is not kept any more" in errors
+
+
+def test_a_node_without_scores_says_why(command: Command) -> None:
+    world = World({**SHORT, "history_epochs": 1})
+    assert world.code_of(FOUNDER, REGISTER, registration(FOUNDER, "model-a", "model")) == 0
+    run, _ = command(chain_of_world(world))
+    code, output, errors = run("reputation", "model-a", "--explain")
+    assert (code, errors) == (0, "")
+    assert "no epoch has settled a score of this node yet" in output
+    assert "window      none yet" in output
+    world.advance_to(world.window.end)
+    world.score(FOUNDER.id, dict.fromkeys(range(4), 800_000))
+    for _ in range(3):
+        world.advance_to(world.window.end)
+    run, _ = command(chain_of_world(world))
+    assert "its scores are older than what the ledger keeps" in run("reputation", "model-a")[1]
 
 
 def test_evidence_is_shown_beside_the_epochs(command: Command) -> None:

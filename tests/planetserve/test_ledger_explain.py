@@ -304,7 +304,7 @@ def test_what_a_node_can_do() -> None:
     assert fallen["routed to"] == (
         "no: it lost trust; back with R >= .500 after 5 epochs in a row with C >= .400, so far 0"
     )
-    assert fallen["probed"] == "yes, by every prober: under alarm for 8 good epochs"
+    assert fallen["probed"] == "yes, by every prober: under alarm until 8 more good epochs"
     reputation = load(world.state, reputation_key(FOUNDER.id))
     limits = dict(thresholds(reputation, world.chain.parameters.to_wire()))
     assert limits["CUSUM"] == "1.000; trust is lost at 1.000"
