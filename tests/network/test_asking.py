@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,12 +97,7 @@ def test_parameters_that_no_node_takes_are_refused(localnet: LocalNetwork) -> No
 
 def test_a_dead_rpc_server_is_passed_over(localnet: LocalNetwork, tmp_path: Path) -> None:
     known = load_network(localnet.network_file)
-    dead = Network(
-        known.chain_id,
-        known.genesis_hash,
-        ("http://127.0.0.1:9", *known.rpc),
-        known.default_model,
-    )
+    dead = replace(known, rpc=("http://127.0.0.1:9", *known.rpc))
     path = tmp_path / "network.toml"
     path.write_text(dead.to_toml())
     with Client(path) as client:
