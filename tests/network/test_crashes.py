@@ -10,6 +10,7 @@ of `abci_app.crash`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -73,7 +74,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 @pytest.fixture(scope="module")
 def sender(chain: Chain) -> Sender:
-    return Sender(chain.validators[0])
+    """Its key is known to the ledger: of a new one no more than one transaction may wait."""
+    made = Sender(chain.validators[0])
+    asyncio.run(made.send())
+    chain.wait_above(chain.height() + 3)
+    return made
 
 
 async def goes_on(chain: Chain, sender: Sender) -> None:

@@ -35,7 +35,7 @@ from planetserve.network import Network
 from planetserve.records import ChainStatus
 from planetserve.rpc import Rpc, to_base64
 from planetserve.transactions import COMMIT, ENDORSE, REGISTER
-from tests.network.localnetwork import free_base_port
+from tests.network.localnetwork import free_base_port, ports_in_use, processes_naming
 
 CHAIN_ID = "network-test"
 MODEL_NAME = "tiny"
@@ -43,6 +43,8 @@ START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 30.0
 POLL_S = 0.05
 PORTS_EACH = 3
+MOST = 5
+"""Validators of a chain."""
 COMMANDS = Path(sys.executable).parent
 
 
@@ -84,6 +86,7 @@ class Validator:
 
     def __init__(self, folder: Path, number: int, port: int) -> None:
         self.number = number
+        self.port = port
         self.home = folder / f"validator-{number}"
         self.log = folder / f"validator-{number}.log"
         self.p2p = f"127.0.0.1:{port}"
@@ -175,9 +178,11 @@ class Validator:
         return self.wait_for(lambda health: health["height"] > height)
 
     def wait_end(self, timeout_s: float = START_TIMEOUT_S) -> int:
-        """Wait until it ends by itself; returns its exit code."""
+        """Wait until it ends by itself, and its CometBFT with it; returns its exit code."""
         assert self.process is not None
-        return self.process.wait(timeout_s)
+        code = self.process.wait(timeout_s)
+        self._wait_until_nothing_runs()
+        return code
 
     def stop(self) -> int:
         """End it in order; returns its exit code."""
@@ -189,11 +194,15 @@ class Validator:
     def kill(self) -> None:
         """As a power cut would; returns when its CometBFT is gone too."""
         assert self.process is not None
-        health = self.health()
         self.process.kill()
         self.process.wait(END_TIMEOUT_S)
-        if health is not None:
-            wait_until_gone(health["cometbft_pid"])
+        self._wait_until_nothing_runs()
+
+    def _wait_until_nothing_runs(self) -> None:
+        deadline_s = time.monotonic() + END_TIMEOUT_S
+        while left := processes_naming(str(self.home)):
+            assert time.monotonic() < deadline_s, f"processes {left} live on"
+            time.sleep(POLL_S)
 
     def output(self) -> str:
         """What it has logged since its last start."""
@@ -254,12 +263,15 @@ class Chain:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(END_TIMEOUT_S)
+        assert processes_naming(str(self.folder)) == []
+        for each in self.validators:
+            assert ports_in_use(range(each.port, each.port + PORTS_EACH)) == []
 
     def add(self) -> Validator:
         """One more, without a home, that `stop` ends too."""
         number = len(self.validators) + 1
-        last = int(self.validators[-1].p2p.rpartition(":")[2])
-        added = Validator(self.folder, number, last + PORTS_EACH)
+        assert number <= MOST
+        added = Validator(self.folder, number, self.validators[-1].port + PORTS_EACH)
         self.validators.append(added)
         return added
 
@@ -295,7 +307,7 @@ def make_chain(
 ) -> Chain:
     """The homes of a chain of `count` validators of equal power, not started. The `*_blocks` are
     for all of them; see `abci_app.config_file.Schedule`."""
-    base = free_base_port(PORTS_EACH * (count + 1))
+    base = free_base_port(PORTS_EACH * MOST)
     validators = [
         Validator(folder, number, base + PORTS_EACH * (number - 1))
         for number in range(1, count + 1)
