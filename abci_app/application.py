@@ -139,7 +139,7 @@ class Application:
                 if self._mempool is None:
                     raise Rejected(Code.NOT_STARTED)
                 if again and self._same_phase and raw not in self._suspect:
-                    self._mempool.check_again(transaction)
+                    self._mempool.check_order(transaction)
                 else:
                     self._mempool.check(transaction)
         except Rejected as rejected:

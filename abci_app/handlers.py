@@ -23,6 +23,8 @@ from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.logs import get_logger
 
 CODESPACE = "planetserve"
+TIMED_CHECKS = 16
+"""Of so many CheckTx requests one is timed: to time it takes a tenth of its own time."""
 
 log = get_logger()
 
@@ -49,6 +51,7 @@ class Handlers:
         self._application = application
         self._metrics = metrics
         self._operations = operations
+        self._checks = 0
         self._answers = {
             field.name: (getattr(self, f"_{field.name}"), metrics.seconds.labels(field.name))
             for field in abci.Request.DESCRIPTOR.fields
@@ -61,9 +64,19 @@ class Handlers:
         name = request.WhichOneof("value")
         if name is None:
             raise ValueError("a request without content")
+        if name == "check_tx":
+            return self._checked(request.check_tx)
         answer, seconds = self._answers[name]
         with seconds.time():
             return abci.Response(**{name: answer(getattr(request, name))})
+
+    def _checked(self, request: abci.RequestCheckTx) -> abci.Response:
+        """The request that comes most: a sample of them is timed."""
+        self._checks += 1
+        if self._checks % TIMED_CHECKS:
+            return abci.Response(check_tx=self._check_tx(request))
+        with self._answers["check_tx"][1].time():
+            return abci.Response(check_tx=self._check_tx(request))
 
     def _echo(self, request: abci.RequestEcho) -> abci.ResponseEcho:
         return abci.ResponseEcho(message=request.message)

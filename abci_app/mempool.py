@@ -17,13 +17,16 @@ from abci_app.core.state import Reader, View
 from abci_app.core.transactions import execute, next_nonce, read_transaction
 from planetserve.keys import node_id
 from planetserve.statekeys import account_key, verifier_key
-from planetserve.transactions import COMMIT, REVEAL, Transaction
+from planetserve.transactions import Transaction
 
 MAX_REMEMBERED = 20_000
 MAX_REMEMBERED_BYTES = 32 << 20
 MAX_WAITING_PER_KEY = 128
 MAX_WAITING_UNKNOWN = 256
-EPOCH_DUTIES = frozenset({COMMIT, REVEAL})
+MAX_WAITING_DUTIES = 1_000
+FULLY_CHECKED_DUTIES = 32
+"""Of a verifier's commitments and reveals. When more of them wait, blocks are what is short, and
+executing each here as well would make them shorter still."""
 
 
 class Transactions:
@@ -107,20 +110,29 @@ class Mempool:
         verifier, known = self._ranks.standing(transaction.key)
         if not verifier:
             self._check_room(transaction.key, known)
+        elif self._waiting[transaction.key] >= FULLY_CHECKED_DUTIES and self._is_due(transaction):
+            if self._waiting[transaction.key] >= MAX_WAITING_DUTIES:
+                raise Rejected(Code.SENDER_LIMIT, f"{MAX_WAITING_DUTIES} may wait")
+            self.check_order(transaction)
+            return
         staged = View(self._view)
         execute(staged, self._chain, self._height, transaction)
         self._view.apply(staged.writes)
         self._count(transaction.key, verifier, known)
 
-    def check_again(self, transaction: Transaction) -> None:
-        """Whether one that has waited while a block passed may wait on: as long as the epoch is
-        in the same part, the order of nonces says enough. A transaction that fails all the same
+    def check_order(self, transaction: Transaction) -> None:
+        """Whether a transaction may wait as far as the order of nonces says: enough for one that
+        has waited already, as long as the epoch is in the same part. If it fails all the same, it
         is left out of proposals."""
         sender = node_id(transaction.key)
-        if transaction.nonce != next_nonce(self._view, sender):
-            raise Rejected(Code.BAD_NONCE)
-        self._view.save_ordered(account_key(sender), {"nonce": transaction.nonce + 1})
+        expected = next_nonce(self._view, sender)
+        if transaction.nonce != expected:
+            raise Rejected(Code.BAD_NONCE, f"{expected} is next")
+        self._view.save_ordered(account_key(sender), {"nonce": expected + 1})
         self._count(transaction.key, *self._ranks.standing(transaction.key))
+
+    def _is_due(self, transaction: Transaction) -> bool:
+        return self._ranks.rank(transaction) is Rank.DUE
 
     def _check_room(self, key: bytes, known: bool) -> None:
         if known:

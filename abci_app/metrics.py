@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counted
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
@@ -54,10 +56,10 @@ class LedgerMetrics:
 
     def count(self, result: BlockResult) -> None:
         """Count what a decided block did."""
-        for item in result.results:
-            self.transactions.labels(str(int(item.code))).inc()
-        for event in result.events:
-            self.events.labels(event.kind).inc()
+        for code, count in Counted(item.code for item in result.results).items():
+            self.transactions.labels(str(int(code))).inc(count)
+        for kind, count in Counted(event.kind for event in result.events).items():
+            self.events.labels(kind).inc(count)
         if result.settlement is not None:
             self.settled.inc(len(result.settlement.results))
 

@@ -17,6 +17,8 @@ class FramingError(Exception):
 
 def encode_frame(message: bytes) -> bytes:
     length = len(message)
+    if length < 0x80:
+        return bytes((length,)) + message
     prefix = bytearray()
     while length >= 0x80:
         prefix.append(length & 0x7F | 0x80)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 
 from planetserve.encoding import encode
 
@@ -60,6 +61,7 @@ def next_seed(seed: bytes, output: bytes) -> bytes:
     ).digest()
 
 
+@lru_cache(maxsize=64)
 def ticket_input(chain_id: str, epoch: int, seed: bytes) -> bytes:
     """What a prober proves its VRF output for."""
     return b"planetserve/ticket/v1\0" + encode({"chain_id": chain_id, "epoch": epoch, "seed": seed})

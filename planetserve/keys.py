@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
-from nacl.bindings import crypto_scalarmult_base
+from nacl.bindings import crypto_scalarmult_base, crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
 from planetserve.errors import KeyFileError
 
@@ -26,6 +26,7 @@ NodeId = NewType("NodeId", bytes)
 """First 20 bytes of SHA-256 of the Ed25519 public key; hex wherever people read it."""
 
 NODE_ID_BYTES = 20
+KEY_BYTES, SIGNATURE_BYTES = 32, 64
 KEY_FORMAT = "planetserve/identity/v1"
 
 
@@ -70,7 +71,9 @@ class Identity:
 def verify(public_key: bytes, domain: str, message: bytes, signature: bytes) -> bool:
     """Whether `signature` is `public_key`'s over `message` in `domain`; never raises."""
     try:
-        VerifyKey(public_key).verify(domain.encode() + b"\0" + message, signature)
+        if len(public_key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+            return False
+        crypto_sign_open(signature + domain.encode() + b"\0" + message, public_key)
     except (BadSignatureError, ValueError, TypeError):
         return False
     return True

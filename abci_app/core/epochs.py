@@ -39,7 +39,8 @@ def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     epoch, node = fields.integer(data, "epoch"), fields.node(data)
     commitment = fields.octets(data, "commitment", DIGEST_BYTES)
     prober = require_verifier(view, context.sender)
-    _require_window(context, epoch, context.window.start, context.window.commit_end)
+    window = context.window
+    _require_window(context, epoch, window.start, window.commit_end)
     if prober.benched >= epoch:
         raise Rejected(Code.BENCHED)
     _scored_node(view, node)
@@ -64,7 +65,8 @@ def reveal(view: View, context: Context, data: Mapping[str, Any]) -> None:
     fields.octets(data, "salt", 32)
     proof = fields.octets(data, "proof", vrf.PROOF_BYTES)
     prober = require_verifier(view, context.sender)
-    _require_window(context, epoch, context.window.commit_end, context.window.reveal_end)
+    window = context.window
+    _require_window(context, epoch, window.commit_end, window.reveal_end)
     reputation = _scored_node(view, node)
     committed = load(view, commit_key(prober.id, node))
     commitment = score_commitment(context.chain.chain_id, context.key, data)

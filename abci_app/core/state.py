@@ -52,6 +52,7 @@ class View:
         self._base = base
         self.writes: dict[bytes, bytes | None] = {}
         self._by_store: dict[bytes, list[bytes]] = {}
+        self._unsorted: list[bytes] = []
         self.apply(writes or {})
 
     def get(self, key: bytes) -> bytes | None:
@@ -61,6 +62,7 @@ class View:
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """`prefix` begins with the name of a store and its slash."""
+        self._sort()
         in_store = self._by_store.get(prefix[: prefix.index(b"/")], ())
         written = [(key, self.writes[key]) for key in in_store if key.startswith(prefix)]
         if not written:
@@ -89,13 +91,19 @@ class View:
 
     def apply(self, writes: Writes) -> None:
         """Take over what a view on top of this one has staged."""
-        for key, value in writes.items():
-            self._write(key, value)
+        self._unsorted += [key for key in writes if key not in self.writes]
+        self.writes.update(writes)
 
     def _write(self, key: bytes, value: bytes | None) -> None:
         if key not in self.writes:
-            self._by_store.setdefault(key[: key.index(b"/")], []).append(key)
+            self._unsorted.append(key)
         self.writes[key] = value
+
+    def _sort(self) -> None:
+        """File by store what was written since the last scan; most views are never scanned."""
+        for key in self._unsorted:
+            self._by_store.setdefault(key[: key.index(b"/")], []).append(key)
+        self._unsorted.clear()
 
 
 def _key(item: tuple[bytes, bytes | None]) -> bytes:

@@ -75,7 +75,7 @@ def execute(view: View, chain: Chain, height: int, transaction: Transaction) -> 
     expected = next_nonce(view, context.sender)
     if transaction.nonce != expected:
         raise Rejected(Code.BAD_NONCE, f"{expected} is next")
-    view.save(account_key(context.sender), {"nonce": expected + 1})
+    view.save_ordered(account_key(context.sender), {"nonce": expected + 1})
     rule(view, context, transaction.data)
 
 

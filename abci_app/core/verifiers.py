@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.fixedpoint import ONE_PPM
-from abci_app.core.state import Reader, View, load, records
+from abci_app.core.state import Reader, View, records, unpack
 from planetserve.keys import NodeId, node_id
 from planetserve.statekeys import verifier_key
 
@@ -53,8 +54,14 @@ def verifier_from(record: Mapping[str, Any]) -> Verifier:
 
 
 def load_verifier(reader: Reader, identifier: bytes) -> Verifier | None:
-    record = load(reader, verifier_key(identifier))
-    return None if record is None else verifier_from(record)
+    value = reader.get(verifier_key(identifier))
+    return None if value is None else _decoded(value)
+
+
+@lru_cache(maxsize=1024)
+def _decoded(value: bytes) -> Verifier:
+    """Remembered by the bytes themselves: each commitment and reveal asks for its sender."""
+    return verifier_from(unpack(value))
 
 
 def save_verifier(view: View, verifier: Verifier) -> None:

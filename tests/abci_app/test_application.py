@@ -10,13 +10,27 @@ import pytest
 from abci_app.application import Application, size_in_block
 from abci_app.core.codes import Code
 from abci_app.core.upgrades import Scheduled, Upgrade, UpgradeNeeded, schedule
-from abci_app.mempool import MAX_REMEMBERED, MAX_WAITING_PER_KEY, MAX_WAITING_UNKNOWN, Transactions
+from abci_app.mempool import (
+    FULLY_CHECKED_DUTIES,
+    MAX_REMEMBERED,
+    MAX_WAITING_PER_KEY,
+    MAX_WAITING_UNKNOWN,
+    Transactions,
+)
 from abci_app.store import Store, open_store
 from planetserve import transactions
 from planetserve.encoding import decode, encode
 from planetserve.keys import Identity, identity_from
 from planetserve.transactions import COMMIT, ENDORSE, REGISTER, UPDATE, sign_transaction
-from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, app_state, participant, registration
+from tests.abci_app.world import (
+    CHAIN_ID,
+    MODEL,
+    RELAY,
+    VERIFIERS,
+    app_state,
+    participant,
+    registration,
+)
 
 
 @pytest.fixture
@@ -83,8 +97,6 @@ def test_what_waits_is_checked_again_after_a_block(application: Application) -> 
 
 
 def test_an_epochs_duties_leave_the_mempool_with_their_window(application: Application) -> None:
-    from tests.abci_app.world import MODEL
-
     raw = sign_transaction(MODEL, CHAIN_ID, 0, REGISTER, registration(MODEL, role="model"))
     advance(application, raw)
     late = commitment(0, MODEL.id)
@@ -113,6 +125,21 @@ def test_a_key_cannot_fill_the_mempool(application: Application) -> None:
     codes = [application.check(update(RELAY, n + 1)).code for n in range(MAX_WAITING_PER_KEY + 1)]
     assert set(codes[:-1]) == {Code.OK}
     assert codes[-1] is Code.SENDER_LIMIT
+
+
+def test_of_many_duties_of_a_verifier_blocks_decide(application: Application) -> None:
+    """So many are checked by their nonces alone; a proposal leaves out what fails."""
+    advance(application)
+    assert application.check(commitment(0, RELAY.id)).code is Code.UNKNOWN_NODE
+    fills = [endorsement(nonce, stranger(nonce).id) for nonce in range(FULLY_CHECKED_DUTIES)]
+    assert {application.check(fill).code for fill in fills} == {Code.OK}
+    unchecked = commitment(FULLY_CHECKED_DUTIES, RELAY.id)
+    assert application.check(unchecked).code is Code.OK
+    assert application.check(unchecked).code is Code.BAD_NONCE
+    assert application.check(endorsement(0, verifier=1)).code is Code.OK
+    assert application.select(2, [*fills, unchecked], 1 << 20) == fills
+    advance(application, *fills)
+    assert application.check(unchecked, again=True).code is Code.UNKNOWN_NODE
 
 
 def test_new_keys_wait_one_by_one_and_are_few(application: Application) -> None:
