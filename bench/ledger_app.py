@@ -1,8 +1,8 @@
 """The ledger's process without CometBFT, and a client that takes CometBFT's place.
 
-`python -m bench.ledger_app HOME CHAIN_ID` serves ABCI at HOME/app.sock from HOME/data, with the
-same store, application, handlers and server as `ps-node`, until SIGTERM. What is measured through
-the socket is what CometBFT waits for.
+`python -m bench.ledger_app HOME CHAIN_ID` serves ABCI at HOME/app.sock until SIGTERM, from the same
+parts as `ps-node`: store, application, handlers, server, snapshots and housekeeping. What is
+measured through the socket is what CometBFT waits for.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abci_app.application import Application
-from abci_app.handlers import Handlers
+from abci_app.config_file import SNAPSHOT_BLOCKS, Schedule
+from abci_app.handlers import Handlers, Operations
+from abci_app.home import DATABASE, SNAPSHOTS
+from abci_app.housekeeping import Housekeeping
 from abci_app.metrics import LedgerMetrics
+from abci_app.node import KEPT_SNAPSHOTS
 from abci_app.proto.tendermint.abci import types_pb2 as abci
+from abci_app.restore import StateSync
 from abci_app.server import AbciServer
+from abci_app.snapshots import Archive
 from abci_app.store import open_store
 from abci_app.wire import FrameDecoder, encode_frame
 from bench.ledger_network import stop_process
@@ -151,13 +157,18 @@ def serve(home: Path, chain_id: str) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    store = open_store(home / "data", chain_id)
-    handlers = Handlers(Application(store, chain_id), LedgerMetrics())
-    server = AbciServer(handlers, lambda _: stopping.set())
+    store = open_store(home / DATABASE, chain_id)
+    application, metrics = Application(store, chain_id), LedgerMetrics()
+    archive = Archive(home / SNAPSHOTS, chain_id, KEPT_SNAPSHOTS)
+    housekeeping = Housekeeping(store, archive, Schedule(SNAPSHOT_BLOCKS), metrics)
+    operations = Operations(archive, StateSync(application, store, chain_id), housekeeping)
+    server = AbciServer(Handlers(application, metrics, operations), lambda _: stopping.set())
     server.listen(f"unix://{home / 'app.sock'}")
     server.serve()
+    housekeeping.start()
     stopping.wait()
     server.close()
+    housekeeping.close()
     store.close()
 
 

@@ -39,6 +39,8 @@ PROBERS, NODES = 60, 100
 MEMORY_PROBERS, MEMORY_NODES = 10, 10
 EPOCH_BLOCKS, COMMIT_BLOCKS = 10, 5
 WARM_BLOCKS, BLOCKS = 1_000, 10_000
+SAMPLED_BLOCKS, AROUND_BLOCKS = 10, 200
+"""Memory is the median of samples, for a snapshot that is being written takes some for itself."""
 LARGE_BLOCKS = 100_000
 ASK_PAUSE_S = 0.001
 
@@ -250,7 +252,7 @@ def _measure_memory(home: Path) -> tuple[float, float]:
     with running_app(home, CHAIN_ID) as app, app.peer() as consensus:
         height = _begin(consensus, document, list(registrations(cast)))
         nonce = 0
-        warm = 0.0
+        resident: dict[int, float] = {}
         transactions: list[list[bytes]] = []
         while height <= BLOCKS:
             if height % EPOCH_BLOCKS == 1:
@@ -258,10 +260,14 @@ def _measure_memory(home: Path) -> tuple[float, float]:
                 nonce += 2 * MEMORY_NODES
             consensus.finalize(height, transactions.pop() if transactions else [])
             consensus.commit()
-            if height == WARM_BLOCKS:
-                warm = app.resident_mib()
+            if height % SAMPLED_BLOCKS == 0:
+                resident[height] = app.resident_mib()
             height += 1
-        return warm, app.resident_mib()
+    early, late = (
+        statistics.median(mib for at, mib in resident.items() if end - AROUND_BLOCKS < at <= end)
+        for end in (WARM_BLOCKS, BLOCKS)
+    )
+    return early, late
 
 
 def _epoch(cast: Cast, consensus: Peer, height: int, nonce: int) -> list[list[bytes]]:
