@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from abci_app.config_file import Schedule, StateSyncFrom
 from abci_app.core.genesis import genesis
 from abci_app.core.parameters import LIMITS, GenesisError, Parameters, parameters_from
 from abci_app.home import (
@@ -130,3 +131,45 @@ def test_genesis_ignores_nothing() -> None:
     document["verifiers"][0]["power"] = 10.0
     with pytest.raises(GenesisError):
         genesis("chain", json.dumps(document).encode())
+
+
+def test_the_ledgers_own_settings(tmp_path: Path) -> None:
+    write(tmp_path, snapshot_blocks=50, keep_blocks=500)
+    assert read_settings(tmp_path).schedule == Schedule(50, 500, 100_000)
+    config = tmp_path / "config/config.toml"
+    text = config.read_text()
+    config.write_text(text.split("[planetserve]")[0])
+    assert read_settings(tmp_path).schedule == Schedule(1_000, 0, 100_000)
+    for wrong in ("snapshot_blocks = -1", 'keep_blocks = "5"', "keep_blocks = true"):
+        config.write_text(text.split("[planetserve]")[0] + "[planetserve]\n" + wrong)
+        with pytest.raises(ConfigurationError, match="is a number of blocks"):
+            read_settings(tmp_path)
+    config.write_text("planetserve = 5\n" + text.split("[planetserve]")[0])
+    with pytest.raises(ConfigurationError, match="is a number of blocks"):
+        read_settings(tmp_path)
+
+
+def test_a_home_that_joins_from_a_snapshot(tmp_path: Path) -> None:
+    servers = ["127.0.0.1:1", "http://127.0.0.1:2"]
+    write(tmp_path, state_sync=StateSyncFrom(servers, 7, "ab" * 32))
+    section = tomllib.loads((tmp_path / "config/config.toml").read_text())["statesync"]
+    assert section["enable"] is True
+    assert section["rpc_servers"] == ",".join(servers)
+    assert (section["trust_height"], section["trust_hash"]) == (7, "AB" * 32)
+    write(tmp_path / "plain")
+    plain = tomllib.loads((tmp_path / "plain/config/config.toml").read_text())
+    assert "statesync" not in plain
+
+
+@pytest.mark.parametrize(
+    ("rpc", "height", "hash", "reason"),
+    [
+        (["one"], 7, "ab" * 32, "2 RPC servers"),
+        (["one", "two"], 0, "ab" * 32, "a height from 1"),
+        (["one", "two"], 7, "ab" * 31, "64 hex digits"),
+        (["one", "two"], 7, "xy" * 32, "64 hex digits"),
+    ],
+)
+def test_what_cannot_be_trusted(rpc: list[str], height: int, hash: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        StateSyncFrom(rpc, height, hash)
