@@ -18,9 +18,9 @@ from tests.adversary.lying_third import (
     draw_powers,
 )
 
-PATIENCE_EPOCHS, LONGEST_EPOCHS = 15, 40
-"""Mostly a cheat is out within two to five epochs. It stays longest where one honest verifier
-holds much of the power: the liars are most of each sample for which that one is not drawn."""
+PATIENCE_EPOCHS, LONGEST_EPOCHS = 15, 30
+"""Mostly a cheat is out within two to five epochs. It stays longest where an honest verifier
+holds much of the power: the liars are most of many a sample for which that one is not drawn."""
 
 
 def check(outcome: Outcome, epochs: int) -> None:
@@ -46,11 +46,14 @@ def test_a_lying_third_moves_nobody_across_the_threshold(seed: int) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
 def test_a_lying_third_over_a_thousand_networks() -> None:
-    stays = []
+    stays, sly = [], []
     for seed in range(1_000):
         outcome = Simulation(seed, ROUGH if seed % 2 else FAIR).run(60)
         check(outcome, 60)
         stays.append(max(outcome.fates[name].cheated for name in CHEATS.keys() - {"sly"}))
+        sly.append(outcome.fates["sly"].cheated)
+    print(f"longest stays {sorted(stays)[-5:]}, most cheating of the sly {sorted(sly)[-5:]} of 60")
+    assert sum(share > 20 for share in sly) <= 10, sorted(sly)[-20:]
     assert sum(stay > PATIENCE_EPOCHS for stay in stays) <= 10, sorted(stays)[-20:]
 
 
