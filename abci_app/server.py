@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 16
 """CometBFT opens four; a few more serve whoever looks at a running node."""
 JOIN_TIMEOUT_S = 10.0
 ACCEPT_PAUSE_S = 0.1
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0002
 """How long Python lets one thread compute while another waits: a query that touches the
 interpreter a few times must not add up to many of the default 5 ms."""
 
