@@ -165,6 +165,25 @@ class LedgerMachine(RuleBasedStateMachine):
             self.send(identity, "register", registration(identity, "again", role))
             self.block()
 
+    @rule(pick=SOMEONE, by=SOMEONE, revoked=st.booleans())
+    def touch_at_the_end(self, pick: int, by: int, revoked: bool) -> None:
+        """Act on a node in the last block of one of its credentials."""
+        ends = sorted({(item.expires, *key) for key, item in self.model.credentials.items()})
+        ends = [end for end in ends if self.world.height < end[0] < self.world.height + 20]
+        ends = [end for end in ends if end[1] in self.model.nodes]
+        if not ends:
+            return
+        height, node, role, _ = ends[pick % len(ends)]
+        while self.world.height + 1 < height:
+            self.block()
+        if revoked:
+            data = transactions.revoke(node=node, role=role)
+            self.send(self.verifier(by), "revoke", data)
+        elif node in self.model.nodes:
+            identity = self.owner(node)
+            self.send(identity, "update", registration(identity, "touched", role))
+        self.block()
+
     @rule(who=SOMEONE, onto=st.none() | SOMEONE, agreed=st.sampled_from([True, True, False]))
     def rotate(self, who: int, onto: int | None, agreed: bool) -> None:
         identity = self.participant(who)
@@ -245,7 +264,7 @@ class LedgerMachine(RuleBasedStateMachine):
             name, value = VOTED[amount % len(VOTED)]
             return {"kind": kind, "name": name, "value": value}
         if kind == "join":
-            identity = self.pick(who)
+            identity = self.participant(who) if who % 2 else self.pick(who)
             return {
                 "kind": kind,
                 "key": identity.public_key,
@@ -412,7 +431,7 @@ def test_the_ledger_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=QUIET
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=QUIET
         ),
     )
 

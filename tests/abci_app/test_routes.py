@@ -49,6 +49,7 @@ def status(
     [
         ((), CANDIDATE),
         ((LIVE,), TRUSTED),
+        ((Credential(1, 10),), TRUSTED),
         ((ENDED,), CANDIDATE),
         ((TAKEN,), REVOKED),
         ((TAKEN, LIVE), TRUSTED),
