@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from abci_app.core.apphash import advance, app_hash
@@ -20,7 +21,14 @@ from abci_app.core.ordering import Waiting, is_ordered, order
 from abci_app.core.parameters import load_chain
 from abci_app.core.queries import Answer, Stores, answer, refusal
 from abci_app.core.state import Reader, View, Writes, unpack
-from abci_app.core.transition import Block, BlockResult, TransactionResult, transition
+from abci_app.core.transactions import next_nonce
+from abci_app.core.transition import (
+    Block,
+    BlockResult,
+    ReadTransaction,
+    TransactionResult,
+    transition,
+)
 from abci_app.core.upgrades import (
     UPGRADES,
     Upgrade,
@@ -30,12 +38,17 @@ from abci_app.core.upgrades import (
 )
 from abci_app.core.verifiers import Verifier, all_verifiers
 from abci_app.crash import crash_point
-from abci_app.mempool import Mempool, Ranks, Transactions
+from abci_app.mempool import Mempool, Ranks
+from abci_app.proposals import Candidate, fitting, unbroken
+from abci_app.reading import Transactions
 from abci_app.store import Head, Snapshot, Store, TreeNodes
+from planetserve.keys import node_id
 from planetserve.statekeys import CHAIN_KEY
 from planetserve.transactions import Transaction
 
 KEPT_EXECUTIONS = 2
+MAX_FILLINGS = 4
+"""How often a proposal is executed while others take the place of what failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class Application:
         self._executions: list[Execution] = []
         self._transactions = Transactions(chain_id)
         self._mempool: Mempool | None = None
-        self._checked_phase: tuple[int, bool, bool] | None = None
+        self._checked_phase: tuple[int, str | None] | None = None
         self._left_out: set[bytes] = set()
         self._suspect: set[bytes] = set()
         self._stores = Stores()
@@ -139,43 +152,42 @@ class Application:
                 if self._mempool is None:
                     raise Rejected(Code.NOT_STARTED)
                 if again and self._same_phase and raw not in self._suspect:
-                    self._mempool.check_order(transaction)
+                    self._mempool.check_again(raw, transaction)
                 else:
-                    self._mempool.check(transaction)
+                    self._mempool.check(raw, transaction)
+            self._transactions.remember(raw, transaction)
         except Rejected as rejected:
             return TransactionResult(rejected.code, rejected.log)
         return TransactionResult(Code.OK)
 
     def select(self, height: int, raws: Sequence[bytes], max_bytes: int) -> list[bytes]:
-        """The transactions of a proposal: in the order of `abci_app.core.ordering` those that
-        succeed, of as many as fit."""
+        """The transactions of a proposal: of `raws` and all others that wait here those that
+        succeed, as many as fit, in the order of `abci_app.core.ordering`. The place of what fails
+        goes to others."""
         with self.lock:
             if self._halted is not None:
                 return []
-            readable: list[tuple[bytes, Transaction]] = []
-            for raw in raws:
-                try:
-                    readable.append((raw, self._transactions.read(raw)))
-                except Rejected:
-                    continue
-            while True:
-                waiting = self._waiting(height, [transaction for _, transaction in readable])
-                readable = _fitting([readable[place] for place in order(waiting)], max_bytes)
-                result = self._transition(height, [raw for raw, _ in readable])
-                good = [item.code is Code.OK for item in result.results]
-                self._left_out |= {
-                    raw for (raw, _), ok in zip(readable, good, strict=True) if not ok
-                }
-                readable = [item for item, ok in zip(readable, good, strict=True) if ok]
-                # Without the transactions that failed, which had no effects, the block comes to
-                # the same. Only the rank of one that waited behind such may have risen.
-                remaining = [transaction for _, transaction in readable]
-                if all(good) or is_ordered(self._waiting(height, remaining)):
+            ordered = self._candidates(height, raws)
+            failed: dict[bytes, int] = {}
+            chosen = fitting(ordered, failed, max_bytes)
+            for left in reversed(range(MAX_FILLINGS)):
+                result = self._transition(height, chosen)
+                good = []
+                for item, outcome in zip(chosen, result.results, strict=True):
+                    if outcome.code is Code.OK:
+                        good.append(item)
+                    else:
+                        failed[item.key] = min(failed.get(item.key, item.nonce), item.nonce)
+                        self._left_out.add(item.raw)
+                refilled = fitting(ordered, failed, max_bytes) if left else good
+                # What failed had no effects: without it the block comes to the same.
+                if len(refilled) == len(good):
                     break
-            chosen = [raw for raw, _ in readable]
+                chosen = refilled
             results = tuple(item for item in result.results if item.code is Code.OK)
-            self._keep(Execution(height, tuple(chosen), replace(result, results=results)))
-            return chosen
+            proposal = [item.raw for item in good]
+            self._keep(Execution(height, tuple(proposal), replace(result, results=results)))
+            return proposal
 
     def acceptable(self, height: int, raws: Sequence[bytes]) -> bool:
         """Whether a proposal is such as `select` makes: all succeed, in order."""
@@ -185,14 +197,16 @@ class Application:
             if self._executed(height, raws) is not None:
                 return True
             try:
-                transactions = [self._transactions.read(raw) for raw in raws]
+                items = [Candidate(raw, self._transactions.read(raw)) for raw in raws]
             except Rejected:
                 return False
-            if not is_ordered(self._waiting(height, transactions)):
+            if not is_ordered(self._waiting(height, items)):
                 return False
-            result = self._transition(height, raws)
+            result = self._transition(height, items)
             if any(item.code is not Code.OK for item in result.results):
                 return False
+            for item in items:
+                self._transactions.remember(item.raw, item.transaction)
             self._keep(Execution(height, tuple(raws), result))
             return True
 
@@ -204,7 +218,9 @@ class Application:
                 raise ValueError(f"block {height} does not follow height {self.head.height}")
             crash_point("before-finalize")
             executed = self._executed(height, raws)
-            result = self._transition(height, raws) if executed is None else executed.result
+            result = (
+                self._execute(Block(height, tuple(raws))) if executed is None else executed.result
+            )
             writes = {**self._genesis, **result.writes} if self._genesis else result.writes
             # The genesis state is not stored yet, so nothing of it can be dropped.
             cleared = () if self._genesis else result.cleared
@@ -290,14 +306,37 @@ class Application:
             self._halted = error
         self._mempool = Mempool(state, chain, self._next_height)
 
-    def _transition(self, height: int, raws: Sequence[bytes]) -> BlockResult:
-        block = Block(height, tuple(raws))
-        return transition(self._state(), block, self._transactions.read, self._upgrades)
+    def _transition(self, height: int, items: Sequence[Candidate]) -> BlockResult:
+        read = {item.raw: item.transaction for item in items}
+        return self._execute(
+            Block(height, tuple(item.raw for item in items)), lambda raw, chain_id: read[raw]
+        )
 
-    def _waiting(self, height: int, transactions: Sequence[Transaction]) -> list[Waiting]:
+    def _execute(self, block: Block, read: ReadTransaction | None = None) -> BlockResult:
+        return transition(self._state(), block, read or self._read, self._upgrades)
+
+    def _read(self, raw: bytes, chain_id: str) -> Transaction:
+        return self._transactions.read(raw)
+
+    def _candidates(self, height: int, raws: Sequence[bytes]) -> list[Candidate]:
+        """All that may go into a proposal, in order."""
+        waiting = [] if self._mempool is None else self._mempool.waiting
+        known = {candidate.raw for candidate in waiting}
+        for raw in raws:
+            if raw not in known:
+                with suppress(Rejected):
+                    waiting.append(Candidate(raw, self._transactions.read(raw)))
         state = self._state()
-        ranks = Ranks(state, load_chain(state), height)
-        return [Waiting(item.key, item.nonce, ranks.rank(item)) for item in transactions]
+        candidates = unbroken(waiting, lambda key: next_nonce(state, node_id(key)))
+        return [candidates[place] for place in order(self._waiting(height, candidates))]
+
+    def _waiting(self, height: int, items: Sequence[Candidate]) -> list[Waiting]:
+        state = self._state()
+        mempool = self._mempool
+        ranks = mempool.ranks if mempool is not None and mempool.height == height else None
+        if ranks is None:
+            ranks = Ranks(state, load_chain(state), height)
+        return [Waiting(item.key, item.nonce, ranks.rank(item.transaction)) for item in items]
 
     def _keep(self, execution: Execution) -> None:
         self._executions.append(execution)
@@ -309,20 +348,3 @@ class Application:
             if execution.height == height and execution.transactions == transactions:
                 return execution
         return None
-
-
-def _fitting(
-    transactions: Sequence[tuple[bytes, Transaction]], max_bytes: int
-) -> list[tuple[bytes, Transaction]]:
-    """The first of them that fit into a block."""
-    used = 0
-    for place, (raw, _) in enumerate(transactions):
-        used += size_in_block(raw)
-        if used > max_bytes:
-            return list(transactions[:place])
-    return list(transactions)
-
-
-def size_in_block(raw: bytes) -> int:
-    """A transaction's bytes in a block: with a tag of one byte and its length as a varint."""
-    return len(raw) + 1 + max(1, (len(raw).bit_length() + 6) // 7)

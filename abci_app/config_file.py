@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from abci_app.mempool import MAX_WAITING, MAX_WAITING_BYTES
 from planetserve.errors import ConfigurationError
 from planetserve.transactions import MAX_TRANSACTION_BYTES
 
 SECTION = "planetserve"
 SNAPSHOT_BLOCKS = 1_000
 MAX_BLOCKS = 1 << 53
+SPARE = 1_000
 MIN_RPC_SERVERS = 2
 TRUST_PERIOD_HOURS = 168
 
@@ -101,10 +103,11 @@ max_num_outbound_peers = 40
 flush_throttle_timeout = "10ms"
 
 [mempool]
-size = 5000
-max_txs_bytes = {16 << 20}
+# More than the ledger lets wait of each class of senders, so that none keeps another out.
+size = {MAX_WAITING + SPARE}
+max_txs_bytes = {MAX_WAITING_BYTES + (1 << 20)}
 max_tx_bytes = {4 * MAX_TRANSACTION_BYTES}
-cache_size = 10000
+cache_size = {2 * (MAX_WAITING + SPARE)}
 
 [consensus]
 timeout_propose = "{propose_ms}ms"

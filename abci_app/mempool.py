@@ -1,59 +1,59 @@
-"""What may wait in the mempool: CheckTx, and the transactions that it has read already.
+"""What may wait for a block, checked against the last state and all that waits already.
 
-A transaction passes CheckTx on every node, then perhaps two proposals and the block; most of its
-cost is reading it and its signature, which happens once.
+Waiting transactions fall into classes, each with room of its own, for one key and together, so
+that none keeps another out: what verifiers owe the epoch, what else they send, what the keys send
+that somebody endorses, and what comes from all other keys. The verifiers share theirs evenly.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
 
 from abci_app.core.codes import Code, Rejected
-from abci_app.core.context import Window, window_of
-from abci_app.core.ordering import Rank, rank_of
+from abci_app.core.context import Context, Window, window_of
+from abci_app.core.epochs import check_duty
+from abci_app.core.ordering import Rank, Standing, due_kind, rank_of
 from abci_app.core.parameters import Chain
 from abci_app.core.state import Reader, View
-from abci_app.core.transactions import execute, next_nonce, read_transaction
+from abci_app.core.transactions import execute, next_nonce
+from abci_app.proposals import Candidate
 from planetserve.keys import node_id
-from planetserve.statekeys import account_key, verifier_key
-from planetserve.transactions import Transaction
+from planetserve.statekeys import account_key, credentials_prefix, verifier_key
+from planetserve.transactions import MAX_TRANSACTION_BYTES, Transaction
 
-MAX_REMEMBERED = 20_000
-MAX_REMEMBERED_BYTES = 32 << 20
-MAX_WAITING_PER_KEY = 128
-MAX_WAITING_UNKNOWN = 256
-MAX_WAITING_DUTIES = 1_000
 FULLY_CHECKED_DUTIES = 32
 """Of a verifier's commitments and reveals. When more of them wait, blocks are what is short, and
 executing each here as well would make them shorter still."""
 
 
-class Transactions:
-    """Reads transactions and remembers the authentic ones, oldest forgotten first. Any thread may
-    call it: signatures are verified side by side."""
+class Class(IntEnum):
+    DUE = 0
+    VERIFIER = 1
+    KNOWN = 2
+    UNKNOWN = 3
 
-    def __init__(self, chain_id: str) -> None:
-        self._chain_id = chain_id
-        self._known: dict[bytes, Transaction] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
 
-    def read(self, raw: bytes, chain_id: str | None = None) -> Transaction:
-        """Raises `Rejected` for bytes that are no transaction of this chain."""
-        known = self._known.get(raw)
-        if known is not None:
-            return known
-        transaction = read_transaction(raw, self._chain_id if chain_id is None else chain_id)
-        with self._lock:
-            if raw not in self._known:
-                self._known[raw] = transaction
-                self._bytes += len(raw)
-            while len(self._known) > MAX_REMEMBERED or self._bytes > MAX_REMEMBERED_BYTES:
-                oldest = next(iter(self._known))
-                del self._known[oldest]
-                self._bytes -= len(oldest)
-        return transaction
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many transactions and bytes of a class may wait, of one key and together."""
+
+    each: int
+    each_bytes: int
+    together: int
+    together_bytes: int
+
+
+ROOMS = {
+    Class.DUE: Room(1_000, 512 << 10, 10_000, 6 << 20),
+    Class.VERIFIER: Room(64, 256 << 10, 1_000, 4 << 20),
+    Class.KNOWN: Room(16, 64 << 10, 1_500, 4 << 20),
+    Class.UNKNOWN: Room(1, MAX_TRANSACTION_BYTES, 256, 1 << 20),
+}
+MAX_WAITING = sum(room.together for room in ROOMS.values())
+MAX_WAITING_BYTES = sum(room.together_bytes for room in ROOMS.values())
+"""CometBFT's own mempool has room for these and more (`abci_app.config_file`)."""
 
 
 class Ranks:
@@ -63,27 +63,25 @@ class Ranks:
         self._state = state
         self._window: Window = window_of(chain.epoch, chain.parameters)
         self._height = height
-        self._known: dict[bytes, tuple[bool, bool]] = {}
+        self._known: dict[bytes, Standing] = {}
 
-    def standing(self, key: bytes) -> tuple[bool, bool]:
-        """Whether the key is a verifier's, and whether it has an account."""
+    def standing(self, key: bytes) -> Standing:
         found = self._known.get(key)
         if found is None:
             identifier = node_id(key)
-            found = (
-                self._state.get(verifier_key(identifier)) is not None,
-                self._state.get(account_key(identifier)) is not None,
-            )
-            if any(found):
-                # Of the others anyone can make as many as they like.
-                self._known[key] = found
+            if self._state.get(verifier_key(identifier)) is not None:
+                found = Standing.VERIFIER
+            elif any(True for _ in self._state.scan(credentials_prefix(identifier))):
+                found = Standing.KNOWN
+            else:
+                # Of these anyone can make as many as they like.
+                return Standing.UNKNOWN
+            self._known[key] = found
         return found
 
     def rank(self, transaction: Transaction) -> Rank:
-        verifier, known = self.standing(transaction.key)
-        return rank_of(
-            transaction.kind, self._window, self._height, is_verifier=verifier, is_known=known
-        )
+        standing = self.standing(transaction.key)
+        return rank_of(transaction.kind, self._window, self._height, standing)
 
 
 class Mempool:
@@ -94,58 +92,77 @@ class Mempool:
         """`height` is that of the block which is checked for: the next."""
         self._view = View(state)
         self._chain = chain
-        self._height = height
-        self._ranks = Ranks(state, chain, height)
-        self._waiting: Counter[bytes] = Counter()
-        self._waiting_unknown = 0
+        self.height = height
+        self.ranks = Ranks(state, chain, height)
+        self._due = due_kind(window_of(chain.epoch, chain.parameters), height)
+        self._verifiers = max(1, sum(1 for _ in state.scan(verifier_key(b""))))
+        self._waiting: dict[bytes, Candidate] = {}
+        self._counts: Counter[tuple[Class, bytes]] = Counter()
+        self._bytes: Counter[tuple[Class, bytes]] = Counter()
 
     @property
-    def phase(self) -> tuple[int, bool, bool]:
+    def phase(self) -> tuple[int, str | None]:
         """What decides which duties of the epoch are taken: the epoch and its part."""
-        window = window_of(self._chain.epoch, self._chain.parameters)
-        return window.epoch, self._height < window.commit_end, self._height < window.reveal_end
+        return self._chain.epoch.number, self._due
 
-    def check(self, transaction: Transaction) -> None:
+    @property
+    def waiting(self) -> list[Candidate]:
+        """In the order of arrival."""
+        return list(self._waiting.values())
+
+    def check(self, raw: bytes, transaction: Transaction) -> None:
         """Let a transaction wait. Raises `Rejected`."""
-        verifier, known = self._ranks.standing(transaction.key)
-        if not verifier:
-            self._check_room(transaction.key, known)
-        elif self._waiting[transaction.key] >= FULLY_CHECKED_DUTIES and self._is_due(transaction):
-            if self._waiting[transaction.key] >= MAX_WAITING_DUTIES:
-                raise Rejected(Code.SENDER_LIMIT, f"{MAX_WAITING_DUTIES} may wait")
-            self.check_order(transaction)
-            return
-        staged = View(self._view)
-        execute(staged, self._chain, self._height, transaction)
-        self._view.apply(staged.writes)
-        self._count(transaction.key, verifier, known)
+        kind = self._class_of(transaction)
+        self._check_room(kind, transaction.key, len(raw))
+        if kind is Class.DUE and self._counts[kind, transaction.key] >= FULLY_CHECKED_DUTIES:
+            context = Context(self._chain, self.height, transaction.key)
+            check_duty(context, transaction.kind, transaction.data)
+            self._check_nonce(transaction)
+        else:
+            staged = View(self._view)
+            execute(staged, self._chain, self.height, transaction)
+            self._view.apply(staged.writes)
+        self._add(kind, raw, transaction)
 
-    def check_order(self, transaction: Transaction) -> None:
-        """Whether a transaction may wait as far as the order of nonces says: enough for one that
-        has waited already, as long as the epoch is in the same part. If it fails all the same, it
-        is left out of proposals."""
+    def check_again(self, raw: bytes, transaction: Transaction) -> None:
+        """Whether a transaction may go on waiting as far as the order of nonces says: enough as
+        long as the epoch is in the same part. If it fails all the same, it is left out of
+        proposals."""
+        self._check_nonce(transaction)
+        self._add(self._class_of(transaction), raw, transaction)
+
+    def _check_nonce(self, transaction: Transaction) -> None:
         sender = node_id(transaction.key)
         expected = next_nonce(self._view, sender)
         if transaction.nonce != expected:
             raise Rejected(Code.BAD_NONCE, f"{expected} is next")
         self._view.save_ordered(account_key(sender), {"nonce": expected + 1})
-        self._count(transaction.key, *self._ranks.standing(transaction.key))
 
-    def _is_due(self, transaction: Transaction) -> bool:
-        return self._ranks.rank(transaction) is Rank.DUE
+    def _class_of(self, transaction: Transaction) -> Class:
+        standing = self.ranks.standing(transaction.key)
+        if standing is Standing.VERIFIER:
+            return Class.DUE if transaction.kind == self._due else Class.VERIFIER
+        return Class.KNOWN if standing is Standing.KNOWN else Class.UNKNOWN
 
-    def _check_room(self, key: bytes, known: bool) -> None:
-        if known:
-            if self._waiting[key] >= MAX_WAITING_PER_KEY:
-                raise Rejected(Code.SENDER_LIMIT, f"{MAX_WAITING_PER_KEY} may wait")
-        elif self._waiting[key]:
-            raise Rejected(Code.SENDER_LIMIT, "of a new key one may wait")
-        elif self._waiting_unknown >= MAX_WAITING_UNKNOWN:
+    def _check_room(self, kind: Class, key: bytes, size: int) -> None:
+        room = ROOMS[kind]
+        each, each_bytes = room.each, room.each_bytes
+        if kind in (Class.DUE, Class.VERIFIER):
+            each = min(each, room.together // self._verifiers)
+            each_bytes = min(each_bytes, room.together_bytes // self._verifiers)
+        elif self._counts[kind, b""] >= room.together:
+            raise Rejected(Code.SENDER_LIMIT, f"of such keys {room.together} may wait; try later")
+        elif self._bytes[kind, b""] + size > room.together_bytes:
             raise Rejected(
-                Code.SENDER_LIMIT, f"of new keys {MAX_WAITING_UNKNOWN} may wait; try later"
+                Code.SENDER_LIMIT, f"of such keys {room.together_bytes} bytes may wait; try later"
             )
+        if self._counts[kind, key] >= each:
+            raise Rejected(Code.SENDER_LIMIT, f"{each} may wait")
+        if self._bytes[kind, key] + size > each_bytes:
+            raise Rejected(Code.SENDER_LIMIT, f"{each_bytes} bytes may wait")
 
-    def _count(self, key: bytes, verifier: bool, known: bool) -> None:
-        self._waiting[key] += 1
-        if not verifier and not known:
-            self._waiting_unknown += 1
+    def _add(self, kind: Class, raw: bytes, transaction: Transaction) -> None:
+        self._waiting[raw] = Candidate(raw, transaction)
+        for key in (transaction.key, b""):
+            self._counts[kind, key] += 1
+            self._bytes[kind, key] += len(raw)

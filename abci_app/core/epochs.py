@@ -22,7 +22,7 @@ from abci_app.core.verifiers import Verifier, require_verifier
 from planetserve import vrf
 from planetserve.assignment import chance_ppm, is_assigned, ticket_input
 from planetserve.statekeys import commit_key, node_key, reputation_key, reveal_key
-from planetserve.transactions import score_commitment
+from planetserve.transactions import COMMIT, score_commitment
 
 COMMIT_FIELDS = frozenset({"epoch", "node", "commitment"})
 REVEAL_FIELDS = frozenset({"epoch", "node", "score_ppm", "samples", "digest", "salt", "proof"})
@@ -33,14 +33,22 @@ verified_output = lru_cache(maxsize=4096)(vrf.verify)
 """`vrf.verify`, remembered: each of a prober's reveals brings the same proof."""
 
 
+def check_duty(context: Context, kind: str, data: Mapping[str, Any]) -> None:
+    """What can be said of a commitment or a reveal without the state: whether its fields are
+    right and its part of the epoch runs. Raises `Rejected`."""
+    if kind == COMMIT:
+        epoch, _, _ = _read_commit(data)
+        _require_commits(context, epoch)
+    else:
+        epoch, *_ = _read_reveal(data)
+        _require_reveals(context, epoch)
+
+
 def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     """Bind the sender to one score of a node in the running epoch."""
-    fields.exact(data, COMMIT_FIELDS)
-    epoch, node = fields.integer(data, "epoch"), fields.node(data)
-    commitment = fields.octets(data, "commitment", DIGEST_BYTES)
+    epoch, node, commitment = _read_commit(data)
     prober = require_verifier(view, context.sender)
-    window = context.window
-    _require_window(context, epoch, window.start, window.commit_end)
+    _require_commits(context, epoch)
     if prober.benched >= epoch:
         raise Rejected(Code.BENCHED)
     _scored_node(view, node)
@@ -57,16 +65,9 @@ def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
 def reveal(view: View, context: Context, data: Mapping[str, Any]) -> None:
     """Open one commitment of the sender. A node that has ever served a model can be scored, so
     dropping the role for a while hides nothing."""
-    fields.exact(data, REVEAL_FIELDS)
-    epoch, node = fields.integer(data, "epoch"), fields.node(data)
-    score_ppm = fields.score(data)
-    samples = fields.integer(data, "samples", 1, MAX_SAMPLES)
-    digest = fields.octets(data, "digest", DIGEST_BYTES)
-    fields.octets(data, "salt", 32)
-    proof = fields.octets(data, "proof", vrf.PROOF_BYTES)
+    epoch, node, score_ppm, samples, digest, proof = _read_reveal(data)
     prober = require_verifier(view, context.sender)
-    window = context.window
-    _require_window(context, epoch, window.commit_end, window.reveal_end)
+    _require_reveals(context, epoch)
     reputation = _scored_node(view, node)
     committed = load(view, commit_key(prober.id, node))
     commitment = score_commitment(context.chain.chain_id, context.key, data)
@@ -105,6 +106,34 @@ def _scored_node(view: View, node: bytes) -> Mapping[str, Any]:
     if reputation is None:
         raise Rejected(Code.ROLE_NOT_ANNOUNCED, "the node has never served a model")
     return reputation
+
+
+def _read_commit(data: Mapping[str, Any]) -> tuple[int, bytes, bytes]:
+    """Epoch, node and commitment."""
+    fields.exact(data, COMMIT_FIELDS)
+    epoch, node = fields.integer(data, "epoch"), fields.node(data)
+    return epoch, node, fields.octets(data, "commitment", DIGEST_BYTES)
+
+
+def _read_reveal(data: Mapping[str, Any]) -> tuple[int, bytes, int, int, bytes, bytes]:
+    """Epoch, node, score, samples, digest and proof."""
+    fields.exact(data, REVEAL_FIELDS)
+    epoch, node = fields.integer(data, "epoch"), fields.node(data)
+    score_ppm = fields.score(data)
+    samples = fields.integer(data, "samples", 1, MAX_SAMPLES)
+    digest = fields.octets(data, "digest", DIGEST_BYTES)
+    fields.octets(data, "salt", 32)
+    return epoch, node, score_ppm, samples, digest, fields.octets(data, "proof", vrf.PROOF_BYTES)
+
+
+def _require_commits(context: Context, epoch: int) -> None:
+    window = context.window
+    _require_window(context, epoch, window.start, window.commit_end)
+
+
+def _require_reveals(context: Context, epoch: int) -> None:
+    window = context.window
+    _require_window(context, epoch, window.commit_end, window.reveal_end)
 
 
 def _require_window(context: Context, epoch: int, start: int, end: int) -> None:

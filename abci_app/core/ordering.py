@@ -1,10 +1,14 @@
 """The order of a proposal's transactions: who is served first when a block is short.
 
-Verifiers come before everyone else, and what they owe the epoch (commitments in its commit
-window, reveals in its reveal window) before what else they send; then keys with an account, then
-keys that nobody knows. Within a rank the order of arrival stays. A key's transactions keep the
-order of their nonces, so one never overtakes another that it depends on: it waits at the rank of
-the last it stands behind, which makes a key's backlog its own affair.
+What verifiers owe the epoch comes first: commitments in its commit window, reveals in its reveal
+window. Then comes what else verifiers send and what keys send that somebody endorses, then all
+other keys, which anyone can make. Within a rank keys take turns, one transaction each, in the
+order of arrival: a key's backlog is its own affair. A key's transactions keep the order of their
+nonces, so one never overtakes another that it depends on: it waits at the rank of the last it
+stands behind.
+
+A key's turns follow from its own transactions alone. So to leave out what follows one of a key's
+transactions, that one included, leaves all others in order.
 """
 
 from __future__ import annotations
@@ -17,11 +21,18 @@ from abci_app.core.context import Window
 from planetserve.transactions import COMMIT, REVEAL
 
 
+class Standing(IntEnum):
+    """Of a key: a verifier's, one that somebody endorses, or any other."""
+
+    VERIFIER = 0
+    KNOWN = 1
+    UNKNOWN = 2
+
+
 class Rank(IntEnum):
     DUE = 0
-    VERIFIER = 1
-    KNOWN = 2
-    UNKNOWN = 3
+    KNOWN = 1
+    UNKNOWN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +44,18 @@ class Waiting:
     rank: Rank
 
 
-def rank_of(kind: str, window: Window, height: int, *, is_verifier: bool, is_known: bool) -> Rank:
+def due_kind(window: Window, height: int) -> str | None:
+    """The kind of transaction that verifiers owe the epoch in block `height`."""
+    return COMMIT if height < window.commit_end else REVEAL if height < window.reveal_end else None
+
+
+def rank_of(kind: str, window: Window, height: int, standing: Standing) -> Rank:
     """The rank of a transaction of `kind` in block `height`."""
-    if not is_verifier:
-        return Rank.KNOWN if is_known else Rank.UNKNOWN
-    due = COMMIT if height < window.commit_end else REVEAL if height < window.reveal_end else None
-    return Rank.DUE if kind == due else Rank.VERIFIER
+    if standing is Standing.UNKNOWN:
+        return Rank.UNKNOWN
+    if standing is Standing.VERIFIER and kind == due_kind(window, height):
+        return Rank.DUE
+    return Rank.KNOWN
 
 
 def order(waiting: Sequence[Waiting]) -> list[int]:
@@ -46,18 +63,17 @@ def order(waiting: Sequence[Waiting]) -> list[int]:
     by_sender: dict[bytes, list[int]] = {}
     for position, item in enumerate(waiting):
         by_sender.setdefault(item.sender, []).append(position)
-    # Where a key's transactions stood, they stand again, but in the order of their nonces.
-    standing = list(range(len(waiting)))
-    ranks = [item.rank for item in waiting]
-    for places in by_sender.values():
-        behind = Rank.DUE
-        for place, position in zip(
-            places, sorted(places, key=lambda position: waiting[position].nonce), strict=True
-        ):
-            standing[place] = position
-            behind = max(behind, waiting[position].rank)
-            ranks[place] = behind
-    return [standing[place] for place in sorted(range(len(waiting)), key=ranks.__getitem__)]
+    turns: list[tuple[Rank, int]] = [(Rank.DUE, 0)] * len(waiting)
+    for positions in by_sender.values():
+        positions.sort(key=lambda position: waiting[position].nonce)
+        behind, turn = Rank.DUE, 0
+        for position in positions:
+            rank = waiting[position].rank
+            if rank > behind:
+                behind, turn = rank, 0
+            turns[position] = behind, turn
+            turn += 1
+    return sorted(range(len(waiting)), key=turns.__getitem__)
 
 
 def is_ordered(waiting: Sequence[Waiting]) -> bool:

@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from abci_app.application import Application, size_in_block
+from abci_app.application import Application
 from abci_app.core.codes import Code
 from abci_app.core.upgrades import Scheduled, Upgrade, UpgradeNeeded, schedule
-from abci_app.mempool import (
-    FULLY_CHECKED_DUTIES,
-    MAX_REMEMBERED,
-    MAX_WAITING_PER_KEY,
-    MAX_WAITING_UNKNOWN,
-    Transactions,
-)
+from abci_app.proposals import size_in_block
+from abci_app.reading import MAX_REMEMBERED, Transactions
 from abci_app.store import Store, open_store
 from planetserve import transactions
 from planetserve.encoding import decode, encode
@@ -77,7 +72,7 @@ def advance(application: Application, *raw: bytes) -> bytes:
 
 
 def test_several_transactions_of_one_key_wait_together(application: Application) -> None:
-    advance(application, register(RELAY))
+    advance(application, register(RELAY), endorsement(0))
     assert [application.check(update(RELAY, nonce)).code for nonce in (1, 2, 2, 3)] == [
         *[Code.OK, Code.OK],
         *[Code.BAD_NONCE, Code.OK],
@@ -87,7 +82,7 @@ def test_several_transactions_of_one_key_wait_together(application: Application)
 
 
 def test_what_waits_is_checked_again_after_a_block(application: Application) -> None:
-    advance(application, register(RELAY))
+    advance(application, register(RELAY), endorsement(0))
     waiting = [update(RELAY, nonce) for nonce in (1, 2, 3)]
     assert {application.check(raw).code for raw in waiting} == {Code.OK}
     advance(application, waiting[0])
@@ -110,65 +105,61 @@ def test_an_epochs_duties_leave_the_mempool_with_their_window(application: Appli
 def test_what_fails_in_our_proposal_is_checked_whole_again(application: Application) -> None:
     node = participant(90)
     advance(application, register(RELAY))
-    good, twin = update(RELAY, 1), register(node)
+    good, other = update(RELAY, 1), register(participant(91))
     assert application.check(good).code is Code.OK
     clash = sign_transaction(
         node, CHAIN_ID, 0, REGISTER, {**registration(node), "onion_key": RELAY.onion_public}
     )
-    assert application.select(2, [clash, good, twin], 1 << 20) == [good, twin]
+    assert application.select(2, [clash, other], 1 << 20) == [good, other]
     advance(application)
     assert application.check(clash, again=True).code is Code.KEY_IN_USE
 
 
-def test_a_key_cannot_fill_the_mempool(application: Application) -> None:
-    advance(application, register(RELAY))
-    codes = [application.check(update(RELAY, n + 1)).code for n in range(MAX_WAITING_PER_KEY + 1)]
-    assert set(codes[:-1]) == {Code.OK}
-    assert codes[-1] is Code.SENDER_LIMIT
-
-
-def test_of_many_duties_of_a_verifier_blocks_decide(application: Application) -> None:
-    """So many are checked by their nonces alone; a proposal leaves out what fails."""
-    advance(application)
-    assert application.check(commitment(0, RELAY.id)).code is Code.UNKNOWN_NODE
-    fills = [endorsement(nonce, stranger(nonce).id) for nonce in range(FULLY_CHECKED_DUTIES)]
-    assert {application.check(fill).code for fill in fills} == {Code.OK}
-    unchecked = commitment(FULLY_CHECKED_DUTIES, RELAY.id)
-    assert application.check(unchecked).code is Code.OK
-    assert application.check(unchecked).code is Code.BAD_NONCE
-    assert application.check(endorsement(0, verifier=1)).code is Code.OK
-    assert application.select(2, [*fills, unchecked], 1 << 20) == fills
-    advance(application, *fills)
-    assert application.check(unchecked, again=True).code is Code.UNKNOWN_NODE
-
-
-def test_new_keys_wait_one_by_one_and_are_few(application: Application) -> None:
-    assert application.check(register(RELAY)).code is Code.OK
-    assert application.check(update(RELAY, 1)).code is Code.SENDER_LIMIT
-    codes = [
-        application.check(register(stranger(number))).code
-        for number in range(1, MAX_WAITING_UNKNOWN + 1)
-    ]
-    assert set(codes[:-1]) == {Code.OK}
-    assert codes[-1] is Code.SENDER_LIMIT
-    verifiers = [application.check(endorsement(nonce, RELAY.id)).code for nonce in range(90)]
-    assert set(verifiers) == {Code.OK}, "verifiers are not held up by them"
-
-
 def test_a_proposal_is_ordered_holds_what_succeeds_and_fits(application: Application) -> None:
-    advance(application, register(RELAY))
-    new, known, duty = register(participant(90)), update(RELAY, 1), endorsement(0)
+    advance(application, register(RELAY), endorsement(0))
+    new, known = register(participant(90)), update(RELAY, 1, "a longer name")
+    duty = endorsement(1)
     proposal = [duty, known, new]
     late = update(RELAY, 3)
-    assert application.select(2, [new, b"garbage", late, known, duty], 1 << 20) == proposal
-    assert application.select(2, [new, known, duty], size_in_block(duty)) == [duty]
+    assert application.select(2, [new, b"garbage", late, duty, known], 1 << 20) == proposal
+    assert application.select(2, [new, duty, known], size_in_block(duty)) == [duty]
     assert application.select(2, [duty], size_in_block(duty) - 1) == []
+    small = size_in_block(duty) + size_in_block(new)
+    assert application.select(2, [new, duty, known], small) == [duty, new], "which is smaller"
     assert application.acceptable(2, proposal)
     other = Application(application._store, CHAIN_ID)
     assert other.acceptable(2, proposal)
-    assert not other.acceptable(2, [known, duty, new])
-    assert not other.acceptable(2, [duty, known, new, late])
+    assert not other.acceptable(2, [new, known, duty])
+    assert not other.acceptable(2, [*proposal, late])
     assert not other.acceptable(2, [duty, b"garbage"])
+
+
+def test_what_waits_is_proposed_whether_consensus_names_it_or_not(
+    application: Application,
+) -> None:
+    """CometBFT hands out the oldest megabyte only."""
+    waiting = [register(stranger(number)) for number in range(1, 4)]
+    assert {application.check(raw).code for raw in waiting} == {Code.OK}
+    assert application.check(b"garbage").code is Code.MALFORMED
+    assert application.select(1, waiting[:1], 1 << 20) == waiting
+    assert application.select(1, [], size_in_block(waiting[0])) == waiting[:1]
+    advance(application, *waiting[:2])
+    assert application.check(waiting[2], again=True).code is Code.OK
+    assert application.select(2, [], 1 << 20) == waiting[2:]
+
+
+def test_the_place_of_what_fails_goes_to_others(application: Application) -> None:
+    """Of a verifier's many duties blocks find out which can be done; one that sends nonsense
+    takes nobody's place."""
+    raw = sign_transaction(MODEL, CHAIN_ID, 0, REGISTER, registration(MODEL, role="model"))
+    advance(application, raw)
+    nonsense = [commitment(nonce, RELAY.id) for nonce in range(1, 400)]
+    first = commitment(0, MODEL.id)
+    others = [register(stranger(number)) for number in range(1, 100)]
+    room = sum(map(size_in_block, [first, *others]))
+    proposal = application.select(2, [first, *nonsense, *others], room)
+    assert proposal == [first, *others]
+    assert Application(application._store, CHAIN_ID).acceptable(2, proposal)
 
 
 def test_a_proposal_stays_in_order_when_what_others_waited_behind_fails(
@@ -292,13 +283,13 @@ def schedule_upgrade(application: Application, height: int) -> None:
 
 def test_memory_of_transactions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_REMEMBERED > 1_000
-    monkeypatch.setattr("abci_app.mempool.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("abci_app.reading.MAX_REMEMBERED", 3)
     known = Transactions(CHAIN_ID)
     raws = [register(stranger(number)) for number in range(5)]
     for raw in raws:
-        known.read(raw)
+        known.remember(raw, known.read(raw))
     assert list(known._known) == raws[2:]
-    monkeypatch.setattr("abci_app.mempool.MAX_REMEMBERED_BYTES", len(raws[0]))
-    known.read(raws[0])
+    monkeypatch.setattr("abci_app.reading.MAX_REMEMBERED_BYTES", len(raws[0]))
+    known.remember(raws[0], known.read(raws[0]))
     assert list(known._known) == raws[:1]
     assert known._bytes == len(raws[0])

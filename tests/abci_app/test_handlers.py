@@ -121,7 +121,7 @@ def test_our_own_fault_is_a_code_to_a_sender_and_an_end_to_a_block(
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("abci_app.mempool.read_transaction", fail)
+    monkeypatch.setattr("abci_app.reading.read_transaction", fail)
     check = handlers.handle(abci.Request(check_tx=abci.RequestCheckTx(tx=b"x"))).check_tx
     assert check.code == Code.NOT_CHECKED
     assert "fault" not in check.log
