@@ -13,10 +13,13 @@ H for a height, 8 bytes each and big-endian so that scans go in order.
     chain/upgrade              the version that takes over, and at which height
     commits/PROBER NODE        a prober's commitment of the running epoch to its score of a node
     credentials/ID ROLE/ID     a credential: of a node, for a role, by an endorser
+    endorsers/ID               how many credentials an endorser has given that are still kept
     epochs/E                   what a settled epoch came to
     evidence/DIGEST            a proof of misconduct that was judged
-    expiries/H ID              nodes whose public record changes at a height
-    keys/KIND KEY              which node holds an onion (KIND o) or transport (KIND t) key
+    expiries/H ID REST         what ends at a height: the credential ID REST, or the patience with
+                               the node ID when REST is empty
+    keys/KIND KEY              which node holds an onion (KIND o) or transport (KIND t) key, or
+                               goes on from, or will go on as, an id (KIND i)
     models/NAME                a model with the settings of its reference
     nodes/ID                   what a node announced
     proposals/NUMBER           a change that verifiers vote on
@@ -25,8 +28,9 @@ H for a height, 8 bytes each and big-endian so that scans go in order.
     results/E ID               what an epoch did to a node, with all of its evidence
     reveals/NODE PROBER        an opened commitment of the running epoch
     rotations/ID               the key that takes over from a node's at the epoch's end
-    routes/ID                  a node as its users see it
+    routes/ID                  a node that somebody endorses, as its users see it
     verifiers/ID               a validator and its prober
+    waiting/ID                 the same of a node that nobody endorses, or that has retired
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ STORES = (
     "chain",
     "commits",
     "credentials",
+    "endorsers",
     "epochs",
     "evidence",
     "expiries",
@@ -50,6 +55,7 @@ STORES = (
     "rotations",
     "routes",
     "verifiers",
+    "waiting",
 )
 
 CHAIN_KEY = b"chain/main"
@@ -60,7 +66,7 @@ NEXT_PROPOSAL_KEY = b"chain/next_proposal"
 OPEN_PROPOSALS_KEY = b"chain/open_proposals"
 UPGRADE_KEY = b"chain/upgrade"
 
-ONION, TRANSPORT = b"o", b"t"
+ONION, TRANSPORT, SUCCESSION = b"o", b"t", b"i"
 
 
 def store_of(key: bytes) -> str:
@@ -89,8 +95,12 @@ def route_key(node: bytes) -> bytes:
     return b"routes/" + node
 
 
+def waiting_key(node: bytes) -> bytes:
+    return b"waiting/" + node
+
+
 def holder_key(kind: bytes, key: bytes) -> bytes:
-    """Of an onion or transport key of 32 bytes; `kind` is `ONION` or `TRANSPORT`."""
+    """Of an onion or transport key of 32 bytes, or an id (`SUCCESSION`)."""
     return b"keys/" + kind + key
 
 
@@ -107,8 +117,13 @@ def expiries_prefix(height: int) -> bytes:
     return b"expiries/" + big_endian(height)
 
 
-def expiry_key(height: int, node: bytes) -> bytes:
-    return expiries_prefix(height) + node
+def expiry_key(height: int, node: bytes, credential: bytes = b"") -> bytes:
+    """`credential` is what follows the node in the credential's key."""
+    return expiries_prefix(height) + node + credential
+
+
+def endorser_key(endorser: bytes) -> bytes:
+    return b"endorsers/" + endorser
 
 
 def rotation_key(node: bytes) -> bytes:

@@ -6,9 +6,15 @@
     {"kind": "leave", "verifier": 20-byte id}
     {"kind": "power", "verifier": 20-byte id, "power": INTEGER}
     {"kind": "upgrade", "version": INTEGER, "height": INTEGER}
+    {"kind": "cancel", "version": INTEGER}
+    {"kind": "expel", "node": 20-byte id}
+    {"kind": "model", "name", "weights_digest", "quantization", "context_tokens", "deterministic"}
 
 A parameter waits in `chain/pending` for the next epoch, an upgrade in `chain/upgrade` for its
-height; the verifiers' set changes with the block, and CometBFT follows two blocks later. Rules
+height, until a vote cancels it; the verifiers' set changes with the block, CometBFT follows two
+blocks later, and scores weigh by it from the next epoch on. Who is expelled loses all credentials,
+whoever gave them, and may be endorsed again. Only a vote registers a model as deterministic, for
+nodes can be convicted over it. Rules
 must not look at what this program can do, only at the state: validators run different releases.
 
 How far one change may move power:
@@ -29,19 +35,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nacl.bindings import crypto_core_ed25519_is_valid_point
-
-from abci_app.core import fields
+from abci_app.core import credentials, fields, lifecycle, models
 from abci_app.core.codes import Code, Rejected
-from abci_app.core.nodes import (
-    VERIFIER_ROLES,
-    Node,
-    first_endorsed,
-    is_weak,
-    load_node,
-    release_keys,
-    save_node,
-)
+from abci_app.core.nodes import VERIFIER_ROLES, Node, load_node, save_node
 from abci_app.core.parameters import (
     LIMITS,
     GenesisError,
@@ -49,20 +45,23 @@ from abci_app.core.parameters import (
     load_chain,
     parameters_from,
 )
-from abci_app.core.rotation import RESERVED
 from abci_app.core.state import Reader, View, load
-from abci_app.core.upgrades import Scheduled, schedule
+from abci_app.core.upgrades import Scheduled, cancel, schedule, scheduled
 from abci_app.core.verifiers import (
     MAX_TOTAL_POWER,
+    REST_EPOCHS,
     Verifier,
     all_verifiers,
     delete_verifier,
+    is_usable_key,
+    load_verifier,
     save_verifier,
 )
 from planetserve.keys import NODE_ID_BYTES, node_id
-from planetserve.statekeys import PENDING_KEY, credentials_prefix, holder_key
+from planetserve.statekeys import PENDING_KEY, SUCCESSION, holder_key
 
-PARAMETER, JOIN, LEAVE, POWER, UPGRADE = "parameter", "join", "leave", "power", "upgrade"
+PARAMETER, JOIN, LEAVE, POWER = "parameter", "join", "leave", "power"
+UPGRADE, CANCEL, EXPEL, MODEL = "upgrade", "cancel", "expel", "model"
 MOVES_POWER = frozenset({JOIN, LEAVE, POWER})
 
 JOIN_KEYS = ("key", "consensus_key", "onion_key", "transport_key")
@@ -72,6 +71,9 @@ FIELDS: Mapping[str, frozenset[str]] = {
     LEAVE: frozenset({"kind", "verifier"}),
     POWER: frozenset({"kind", "verifier", "power"}),
     UPGRADE: frozenset({"kind", "version", "height"}),
+    CANCEL: frozenset({"kind", "version"}),
+    EXPEL: frozenset({"kind", "node"}),
+    MODEL: frozenset({"kind", *models.MODEL_FIELDS}),
 }
 
 MAX_VERIFIERS = 256
@@ -95,8 +97,13 @@ def check_form(change: Any) -> Change:
         fields.text(change, "name", 1, fields.MAX_NAME_CHARACTERS)
         for name in JOIN_KEYS:
             fields.octets(change, name, 32)
-    elif kind == UPGRADE:
+    elif kind == MODEL:
+        _model(change, 0)
+    elif kind == EXPEL:
+        fields.node(change)
+    if kind in (UPGRADE, CANCEL):
         fields.integer(change, "version", 1)
+    if kind == UPGRADE:
         fields.integer(change, "height", 1)
     if kind in (LEAVE, POWER):
         fields.octets(change, "verifier", NODE_ID_BYTES)
@@ -115,7 +122,7 @@ def make_change(view: View, parameters: Parameters, change: Change, height: int)
     """Check once more, for much may have happened since the proposal, and make the change with
     block `height`. Raises `Rejected`, after which `view` must be discarded."""
     check_possible(view, parameters, change, height)
-    _EFFECTS[change["kind"]](view, change, height)
+    _EFFECTS[change["kind"]](view, parameters, change, height)
 
 
 def check_power(others: Sequence[int], before: int, after: int) -> None:
@@ -157,7 +164,7 @@ def _check_parameter(reader: Reader, parameters: Parameters, change: Change, aft
         ) from None
 
 
-def _make_parameter(view: View, change: Change, height: int) -> None:
+def _make_parameter(view: View, parameters: Parameters, change: Change, height: int) -> None:
     pending = load(view, PENDING_KEY) or {}
     view.save(PENDING_KEY, {**pending, change["name"]: change["value"]})
 
@@ -171,41 +178,43 @@ def _check_join(reader: Reader, parameters: Parameters, change: Change, after: i
         raise Rejected(Code.BAD_CHANGE, "the key is or was a verifier's")
     if any(change["consensus_key"] == verifier.consensus_key for verifier in verifiers):
         raise Rejected(Code.BAD_CHANGE, "another verifier has this consensus key")
-    if reader.get(holder_key(RESERVED, joiner)) is not None:
-        raise Rejected(Code.BAD_CHANGE, "a node is about to go on under this key")
-    # CometBFT accepts signatures of keys of low order, which anyone can make.
-    signing = change["key"], change["consensus_key"]
-    if not all(crypto_core_ed25519_is_valid_point(key) for key in signing):
+    if reader.get(holder_key(SUCCESSION, joiner)) is not None:
+        raise Rejected(Code.BAD_CHANGE, "a node has gone on, or will go on, from or as this key")
+    if not (is_usable_key(change["key"]) and is_usable_key(change["consensus_key"])):
         raise Rejected(Code.BAD_CHANGE, "a signing key is not a point of the main subgroup")
-    for kind, key in _announced(change, after).held_keys:
-        if is_weak(key):
-            raise Rejected(Code.BAD_CHANGE, "the onion or transport key is of low order")
-        if load(reader, holder_key(kind, key)) not in (None, joiner):
-            raise Rejected(Code.BAD_CHANGE, "another node holds the onion or transport key")
+    try:
+        lifecycle.hold_keys(View(reader), _announced(change, after), vouched_for=True)
+    except Rejected as refusal:
+        raise Rejected(Code.BAD_CHANGE, refusal.log) from None
     check_power([verifier.power for verifier in verifiers], 0, change["power"])
 
 
-def _make_join(view: View, change: Change, height: int) -> None:
-    """A node of the same key keeps its history and what else it does."""
-    verifier = Verifier(change["key"], change["name"], change["consensus_key"], change["power"])
+def _make_join(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    """A node of the same key keeps its history and what else it does. The prober rests at first:
+    its key may have been chosen for what it draws."""
+    power = change["power"]
+    rested = load_chain(view).epoch.number + REST_EPOCHS
+    save_verifier(
+        view,
+        Verifier(
+            change["key"], change["name"], change["consensus_key"], power, power, benched=rested
+        ),
+    )
     node = _announced(change, height)
     known = load_node(view, node.id)
     if known is not None:
-        release_keys(view, known)
-        first_endorsed(view, known)
+        lifecycle.release_keys(view, known)
+        known = lifecycle.end_waiting(view, known)
         kept = known if not known.retired else replace(known, roles=(), model="", endpoints={})
         node = replace(
             kept,
             roles=tuple(sorted({*kept.roles, *VERIFIER_ROLES})),
             onion_key=node.onion_key,
             transport_key=node.transport_key,
-            candidate=False,
             retired=0,
         )
-    save_verifier(view, verifier)
+    lifecycle.hold_keys(view, node, vouched_for=True)
     save_node(view, node)
-    for kind, key in node.held_keys:
-        view.save(holder_key(kind, key), bytes(node.id))
 
 
 def _announced(change: Change, height: int) -> Node:
@@ -219,7 +228,6 @@ def _announced(change: Change, height: int) -> Node:
         model="",
         operator="",
         registered=height,
-        candidate=False,
     )
 
 
@@ -230,9 +238,13 @@ def _check_power_of(reader: Reader, parameters: Parameters, change: Change, afte
     check_power(others, verifier.power, change.get("power", 0))
 
 
-def _make_leave(view: View, change: Change, height: int) -> None:
-    """The node goes on with what else it does, or retires."""
-    verifier = _require(view, change)
+def _make_leave(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    """The node goes on with what else it does and is endorsed for, or retires."""
+    remove(view, parameters, _require(view, change), height)
+
+
+def remove(view: View, parameters: Parameters, verifier: Verifier, height: int) -> None:
+    """Take a verifier out of the set."""
     delete_verifier(view, verifier.id)
     node = load_node(view, verifier.id)
     if node is None:
@@ -240,15 +252,15 @@ def _make_leave(view: View, change: Change, height: int) -> None:
     roles = tuple(role for role in node.roles if role not in VERIFIER_ROLES)
     if roles:
         save_node(view, replace(node, roles=roles))
+        credentials.lapse(view, node.id, height, parameters.candidate_blocks)
         return
-    release_keys(view, node)
-    for key, _ in list(view.scan(credentials_prefix(node.id))):
-        view.delete(key)
-    save_node(view, replace(node, retired=height))
+    credentials.drop_all(view, node.id)
+    lifecycle.retire(view, node, height, parameters.candidate_blocks)
 
 
-def _make_power(view: View, change: Change, height: int) -> None:
-    save_verifier(view, replace(_require(view, change), power=change["power"]))
+def _make_power(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    power = change["power"]
+    save_verifier(view, replace(_require(view, change), power=power, voted_power=power))
 
 
 def _require(reader: Reader, change: Change) -> Verifier:
@@ -268,18 +280,58 @@ def _check_upgrade(reader: Reader, parameters: Parameters, change: Change, after
         raise Rejected(Code.BAD_CHANGE, f"an upgrade is for a height from {after + 1} to {last}")
 
 
-def _make_upgrade(view: View, change: Change, height: int) -> None:
+def _make_upgrade(view: View, parameters: Parameters, change: Change, height: int) -> None:
     schedule(view, Scheduled(change["version"], change["height"]))
 
 
+def _check_cancel(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    coming = scheduled(reader)
+    if coming is None or coming.version != change["version"]:
+        raise Rejected(Code.BAD_CHANGE, "no upgrade to this version is scheduled")
+
+
+def _make_cancel(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    cancel(view)
+
+
+def _check_expel(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    node = change["node"]
+    if load_verifier(reader, node) is not None:
+        raise Rejected(Code.BAD_CHANGE, "a verifier leaves by a vote of its own kind")
+    if not lifecycle.is_endorsed(reader, node):
+        raise Rejected(Code.BAD_CHANGE, "nobody endorses the node")
+
+
+def _make_expel(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    credentials.drop_all(view, change["node"])
+    credentials.lapse(view, change["node"], height, parameters.candidate_blocks)
+
+
+def _check_model(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
+    if models.load_model(reader, change["name"]) is not None:
+        raise Rejected(Code.BAD_CHANGE, "a model of this name is registered")
+
+
+def _make_model(view: View, parameters: Parameters, change: Change, height: int) -> None:
+    models.save_model(view, _model(change, height))
+
+
+def _model(change: Change, height: int) -> models.Model:
+    data = {name: value for name, value in change.items() if name != "kind"}
+    return models.model_from_data(data, registered=height, by=credentials.GENESIS_ENDORSER)
+
+
 _Check = Callable[[Reader, Parameters, Change, int], None]
-_Effect = Callable[[View, Change, int], None]
+_Effect = Callable[[View, Parameters, Change, int], None]
 _CHECKS: Mapping[str, _Check] = {
     PARAMETER: _check_parameter,
     JOIN: _check_join,
     LEAVE: _check_power_of,
     POWER: _check_power_of,
     UPGRADE: _check_upgrade,
+    CANCEL: _check_cancel,
+    EXPEL: _check_expel,
+    MODEL: _check_model,
 }
 _EFFECTS: Mapping[str, _Effect] = {
     PARAMETER: _make_parameter,
@@ -287,4 +339,7 @@ _EFFECTS: Mapping[str, _Effect] = {
     LEAVE: _make_leave,
     POWER: _make_power,
     UPGRADE: _make_upgrade,
+    CANCEL: _make_cancel,
+    EXPEL: _make_expel,
+    MODEL: _make_model,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from abci_app.core.governance import Outcome
 from abci_app.core.settlement import Settlement
+from abci_app.core.verifiers import Verifier
 from planetserve.keys import node_id
 from planetserve.transactions import Transaction
 
@@ -30,9 +31,19 @@ def transaction(done: Transaction) -> Event:
     return Event("ledger", tuple(attributes))
 
 
-def expiry(node: bytes) -> Event:
-    """A node's last credential ran out, or nobody endorsed it in time."""
-    return Event("expiry", (("node", node.hex()),))
+def forgotten(node: bytes) -> Event:
+    """Nobody endorsed a node in time, or it retired long ago."""
+    return Event("forgotten", (("node", node.hex()),))
+
+
+def status(node: bytes, word: str) -> Event:
+    """A node's status changed through a credential, its announcement, evidence or a vote."""
+    return Event("status", (("node", node.hex()), ("status", word)))
+
+
+def misbehavior(verifier: Verifier) -> Event:
+    """A validator signed two things at once."""
+    return Event("misbehavior", (("verifier", verifier.id.hex()),))
 
 
 def outcome(item: Outcome) -> Event:

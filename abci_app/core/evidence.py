@@ -37,6 +37,8 @@ from planetserve.statekeys import evidence_key
 EVIDENCE_FIELDS = frozenset({"accused", "key", "kind", "request", "statements"})
 STATEMENT_FIELDS = frozenset({"statement", "signature"})
 MAX_STATEMENTS = 2
+FORMER_KEY_EPOCHS = 8
+"""How long after a rotation what the former key has signed still counts."""
 
 
 def submit(view: View, context: Context, data: Mapping[str, Any]) -> None:
@@ -52,7 +54,7 @@ def submit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     if node is None or reputation is None:
         raise Rejected(Code.UNKNOWN_NODE, "no node of this id has a reputation")
     signer = node_id(key)
-    if signer not in _ids_of(node):
+    if signer not in _ids_of(node, context.epoch):
         raise Rejected(Code.EVIDENCE_INVALID, "the key is not the accused node's")
     digest = case_digest(signer, request)
     if view.get(evidence_key(digest)) is not None:
@@ -71,7 +73,7 @@ def submit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     except NotEvidence as refusal:
         # The messages are constants of the kernel.
         raise Rejected(Code.EVIDENCE_INVALID, str(refusal)) from None
-    convict(view, accused)
+    convict(view, accused, context.parameters)
     view.save(
         evidence_key(digest),
         {
@@ -107,9 +109,11 @@ def terms_of(reader: Reader, name: str) -> Terms | None:
     return None if model is None else Terms(model.context_tokens, model.deterministic)
 
 
-def _ids_of(node: Node) -> tuple[bytes, ...]:
-    """The ids under which a node signs or has signed."""
-    return (node.id, *node.former)
+def _ids_of(node: Node, epoch: int) -> tuple[bytes, ...]:
+    """The ids under which a node signs, or has signed until lately: a key that was given up long
+    ago may be in a thief's hands."""
+    lately = (former for former, ended in node.former if epoch - ended <= FORMER_KEY_EPOCHS)
+    return (node.id, *lately)
 
 
 def _statements(data: Mapping[str, Any]) -> list[SignedStatement]:

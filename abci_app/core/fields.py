@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from abci_app.core.codes import Code, Rejected
@@ -15,7 +16,7 @@ MAX_MODEL_CHARACTERS = 128
 MAX_ENDPOINT_CHARACTERS = 262
 MAX_INTEGER = (1 << 63) - 1
 ENDPOINT_KINDS = ("group", "overlay")
-REGISTRABLE_ROLES = tuple(role for role in ROLES if role != "verifier")
+REGISTRABLE_ROLES = tuple(role for role in ROLES if role not in ("prober", "verifier"))
 # An IPv4 address, or an IPv6 address in brackets; then a port. No names: looking up a stranger's
 # name would let its servers delay whoever dials.
 ENDPOINT = re.compile(
@@ -103,4 +104,10 @@ def _is_endpoint(value: object) -> bool:
     if type(value) is not str or len(value) > MAX_ENDPOINT_CHARACTERS:
         return False
     match = ENDPOINT.fullmatch(value)
-    return match is not None and int(match[2]) <= 65_535
+    if match is None or int(match[2]) > 65_535:
+        return False
+    try:
+        address = ip_address(match[1].strip("[]"))
+    except ValueError:
+        return False
+    return not (address.is_unspecified or address.is_multicast)

@@ -22,24 +22,29 @@ from typing import Any
 
 from abci_app.core import fields
 from abci_app.core.codes import Rejected
-from abci_app.core.credentials import Credential, save_credential
+from abci_app.core.credentials import GENESIS_ENDORSER, Credential, put
 from abci_app.core.export import imported_state
+from abci_app.core.lifecycle import hold_keys
 from abci_app.core.models import MODEL_FIELDS, Model, model_from_data, save_model
-from abci_app.core.nodes import GENESIS_ENDORSER, VERIFIER_ROLES, Node, save_node
+from abci_app.core.nodes import VERIFIER_ROLES, Node, save_node
 from abci_app.core.parameters import (
     Chain,
     Epoch,
     GenesisError,
-    Parameters,
     parameters_from,
     save_chain,
 )
 from abci_app.core.routes import refresh_route
 from abci_app.core.state import EMPTY, View
-from abci_app.core.verifiers import MAX_TOTAL_POWER, Verifier, save_verifier
+from abci_app.core.verifiers import (
+    MAX_TOTAL_POWER,
+    Verifier,
+    is_usable_key,
+    powers_of,
+    save_verifier,
+)
 from planetserve.assignment import first_seed, sample_ppm
 from planetserve.keys import node_id
-from planetserve.statekeys import holder_key
 
 FIRST_VERSION = 1
 VERIFIER_KEYS = ("prober_key", "onion_key", "transport_key", "consensus_key")
@@ -48,8 +53,9 @@ CREDENTIAL_FIELDS = frozenset({"key", "role", "expires"})
 REQUIRED, OPTIONAL = frozenset({"params", "verifiers"}), frozenset({"models", "credentials"})
 
 
-def genesis(chain_id: str, app_state: bytes) -> dict[bytes, bytes | None]:
-    """The writes that make the first state. Raises `GenesisError`."""
+def genesis(chain_id: str, app_state: bytes, initial_height: int = 1) -> dict[bytes, bytes | None]:
+    """The writes that make the first state, before block `initial_height`. Raises
+    `GenesisError`."""
     try:
         document = json.loads(app_state)
     except (ValueError, RecursionError):
@@ -68,8 +74,15 @@ def genesis(chain_id: str, app_state: bytes) -> dict[bytes, bytes | None]:
     entries = _entries(document, "verifiers")
     if not entries:
         raise GenesisError("at least one verifier is needed")
-    _begin_chain(view, chain_id, parameters, len(entries))
-    _add_verifiers(view, entries)
+    verifiers = _add_verifiers(view, entries)
+    epoch = Epoch(
+        number=0,
+        start=initial_height,
+        seed=first_seed(chain_id),
+        sample_ppm=sample_ppm(parameters.probers_per_node, len(verifiers)),
+        powers=powers_of(verifiers),
+    )
+    save_chain(view, Chain(chain_id, FIRST_VERSION, parameters, epoch))
     for entry in _entries(document, "models"):
         save_model(view, _model(entry))
     for entry in _entries(document, "credentials"):
@@ -84,29 +97,28 @@ def _entries(document: Mapping[str, Any], name: str) -> list[Any]:
     return entries
 
 
-def _begin_chain(view: View, chain_id: str, parameters: Parameters, verifiers: int) -> None:
-    share = sample_ppm(parameters.probers_per_node, verifiers)
-    epoch = Epoch(number=0, start=1, seed=first_seed(chain_id), sample_ppm=share)
-    save_chain(view, Chain(chain_id, FIRST_VERSION, parameters, epoch))
-
-
-def _add_verifiers(view: View, entries: list[Any]) -> None:
+def _add_verifiers(view: View, entries: list[Any]) -> list[Verifier]:
     used: set[bytes] = set()
-    total_power = 0
+    verifiers = []
     for entry in entries:
         verifier, node = _verifier(entry)
         keys = {verifier.key, verifier.consensus_key, node.onion_key, node.transport_key}
         if used & keys:
             raise GenesisError(f"two verifiers share a key: {verifier.name}")
         used |= keys
-        total_power += verifier.power
+        if not all(is_usable_key(key) for key in (verifier.key, verifier.consensus_key)):
+            raise GenesisError(f"a signing key of {verifier.name} is no point of the main subgroup")
+        verifiers.append(verifier)
         save_verifier(view, verifier)
         save_node(view, node)
-        for kind, key in node.held_keys:
-            view.save(holder_key(kind, key), bytes(node.id))
+        try:
+            hold_keys(view, node, vouched_for=True)
+        except Rejected as error:
+            raise GenesisError(f"{verifier.name}: {error.log}") from None
         refresh_route(view, node.id, 0)
-    if total_power > MAX_TOTAL_POWER:
+    if sum(verifier.power for verifier in verifiers) > MAX_TOTAL_POWER:
         raise GenesisError("the verifiers' power exceeds what CometBFT allows")
+    return verifiers
 
 
 def _model(entry: Any) -> Model:
@@ -130,7 +142,7 @@ def _add_credential(view: View, entry: Any) -> None:
         expires = fields.integer(entry, "expires", 1)
     except Rejected as error:
         raise GenesisError(f"a credential's {error.log}") from None
-    save_credential(view, node_id(key), role, GENESIS_ENDORSER, Credential(0, expires))
+    put(view, node_id(key), role, GENESIS_ENDORSER, Credential(0, expires))
 
 
 def _hex(entry: Mapping[str, Any], name: str, whose: str) -> bytes:
@@ -152,7 +164,7 @@ def _verifier(entry: Any) -> tuple[Verifier, Node]:
         power = fields.integer(entry, "power", 1, MAX_TOTAL_POWER)
     except Rejected as error:
         raise GenesisError(f"a verifier's {error.log}") from None
-    verifier = Verifier(keys["prober_key"], name, keys["consensus_key"], power)
+    verifier = Verifier(keys["prober_key"], name, keys["consensus_key"], power, power)
     node = Node(
         key=verifier.key,
         name=name,
@@ -163,6 +175,5 @@ def _verifier(entry: Any) -> tuple[Verifier, Node]:
         model="",
         operator="",
         registered=0,
-        candidate=False,
     )
     return verifier, node

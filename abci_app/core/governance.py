@@ -169,6 +169,11 @@ def tally(view: View, height: int, parameters: Parameters) -> tuple[Outcome, ...
     return tuple(outcomes)
 
 
+def moves_power(outcome: Outcome) -> bool:
+    """Whether a change of the set of verifiers was made."""
+    return outcome.outcome == PASSED and outcome.change["kind"] in MOVES_POWER
+
+
 def count(proposal: Proposal, verifiers: Iterable[Verifier]) -> Count:
     """Weigh the votes with the powers that `verifiers` have now."""
     total = yes = no = 0

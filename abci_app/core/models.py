@@ -38,7 +38,7 @@ class Model:
     kernels that do not depend on the batch, and no cached prompts that change a sum. A node that
     gives two answers to one such request can lose its reputation over it.
 
-    `registered` is a height, `by` the id of the verifier, 20 zero bytes for genesis.
+    `registered` is a height, `by` the id of the verifier, 20 zero bytes for genesis or a vote.
     """
 
     name: str
@@ -72,6 +72,9 @@ def register_model(view: View, context: Context, data: Mapping[str, Any]) -> Non
     capped; its former keys count as it."""
     model = model_from_data(data, registered=context.height, by=bytes(context.sender))
     verifier = require_verifier(view, context.sender)
+    if model.deterministic:
+        # Nodes can be convicted over it, so that one verifier's word is not enough.
+        raise Rejected(Code.INVALID_FIELD, "a deterministic model takes a vote")
     if load_model(view, model.name) is not None:
         raise Rejected(Code.MODEL_EXISTS)
     own = {verifier.id, *verifier.former}

@@ -27,8 +27,8 @@ class Parameters:
 
     `probers_per_node` is how many probers are drawn for a node in good standing; below
     `full_below_ppm` all of them judge it, as they do for `alarm_epochs` after a bad credit. A
-    prober whose scores lie further than `distance_ppm` from the median loses trust, and with the
-    last of it half of its power.
+    prober whose scores lie further than `distance_ppm` from the median loses trust.
+    `max_credentials` is how many are kept at a time, shared by the verifiers.
     """
 
     epoch_blocks: int = 25
@@ -56,6 +56,7 @@ class Parameters:
     history_epochs: int = 1_000
     max_commits_per_epoch: int = 1_000
     max_endorsements_per_epoch: int = 100
+    max_credentials: int = 25_000
     max_credential_blocks: int = 10_000_000
     max_candidates: int = 1_000
     candidate_blocks: int = 10_000
@@ -70,7 +71,7 @@ class Parameters:
 LIMITS: dict[str, tuple[int, int]] = {
     "epoch_blocks": (3, 1_000_000),
     "commit_blocks": (1, 1_000_000),
-    "quorum_ppm": (ONE_PPM // 2, ONE_PPM),
+    "quorum_ppm": (666_667, ONE_PPM),
     "initial_reputation_ppm": (0, ONE_PPM),
     "smoothing_ppm": (0, ONE_PPM),
     "abnormal_below_ppm": (0, ONE_PPM),
@@ -78,8 +79,8 @@ LIMITS: dict[str, tuple[int, int]] = {
     "tolerance_ppm": (1, ONE_PPM),
     "cusum_reference_ppm": (0, ONE_PPM),
     "cusum_allowance_ppm": (1, ONE_PPM),
-    "cusum_limit_ppm": (1, 1_000 * ONE_PPM),
-    "untrusted_below_ppm": (0, ONE_PPM),
+    "cusum_limit_ppm": (ONE_PPM // 10, 1_000 * ONE_PPM),
+    "untrusted_below_ppm": (0, 9 * ONE_PPM // 10),
     "trusted_from_ppm": (0, ONE_PPM),
     "probation_epochs": (1, 1_000),
     "admission_ppm": (0, ONE_PPM),
@@ -93,6 +94,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "history_epochs": (1, 1_000_000),
     "max_commits_per_epoch": (1, 1_000_000),
     "max_endorsements_per_epoch": (1, 1_000_000),
+    "max_credentials": (1, 25_000),
     "max_credential_blocks": (1, 1_000_000_000),
     "max_candidates": (1, 1_000_000),
     "candidate_blocks": (1, 1_000_000_000),
@@ -115,8 +117,11 @@ def parameters_from(values: Mapping[str, Any]) -> Parameters:
         if type(value) is not int or not low <= value <= high:
             raise GenesisError(f"parameter {name} must be an integer from {low} to {high}")
     parameters = Parameters(**values)
-    if parameters.commit_blocks > parameters.epoch_blocks - 2:
-        raise GenesisError("commit_blocks must leave two blocks of an epoch to reveal and settle")
+    reveal_blocks = parameters.epoch_blocks - parameters.commit_blocks - 1
+    if reveal_blocks < max(1, parameters.epoch_blocks // 8):
+        raise GenesisError(
+            "commit_blocks must leave an eighth of an epoch to reveal, and its last block to settle"
+        )
     if parameters.trusted_from_ppm < parameters.untrusted_below_ppm:
         raise GenesisError("trusted_from_ppm must not lie below untrusted_below_ppm")
     return parameters
@@ -124,13 +129,16 @@ def parameters_from(values: Mapping[str, Any]) -> Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """The running epoch: its number from 0, its first height, the seed of its assignments, and
-    the share of the probers that judge a node in good standing."""
+    """The running epoch: its number from 0, its first height, the seed of its assignments, the
+    share of the probers that judge a node in good standing, and the verifiers' ids and powers, in
+    ascending order of their consensus keys. What verifiers vote in an epoch weighs from the next
+    on: nobody can bend a judgement or a seed when its outcome is known."""
 
     number: int
     start: int
     seed: bytes
     sample_ppm: int
+    powers: tuple[tuple[bytes, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,13 @@ def load_chain(reader: Reader) -> Chain:
         record["chain_id"],
         record["version"],
         Parameters(**record["params"]),
-        Epoch(epoch["epoch"], epoch["start"], epoch["seed"], epoch["sample_ppm"]),
+        Epoch(
+            epoch["epoch"],
+            epoch["start"],
+            epoch["seed"],
+            epoch["sample_ppm"],
+            tuple((verifier, power) for verifier, power in epoch["powers"]),
+        ),
     )
 
 
@@ -173,6 +187,7 @@ def save_chain(view: View, chain: Chain) -> None:
             "start": chain.epoch.start,
             "seed": chain.epoch.seed,
             "sample_ppm": chain.epoch.sample_ppm,
+            "powers": [list(item) for item in chain.epoch.powers],
         },
     )
 

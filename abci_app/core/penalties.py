@@ -1,11 +1,16 @@
 """What becomes of a prober that leaves commitments unopened or scores far from the others.
 
-A fault costs trust, a clean epoch earns a little back; with the last of its trust a prober loses
-half of its power. One that left a commitment unopened also sits out the next epoch: its VRF
-output is missing from that epoch's seed, and a seed bent by leaving it out must not serve it.
+Both cost trust, and a clean epoch earns a little back. With the last of its trust
 
-Distance is a fault only when more than half of an epoch's scores are far off: a single node can
-answer one prober badly on purpose, to make it look like a liar, but not all nodes can.
+- one that left commitments unopened loses half of the power that it was voted, and sits out the
+  epoch after each such fault. Full trust gives the power back.
+- one that scored far from the others sits out for a while. It loses no power: distance is no
+  proof. Who runs enough nodes can answer honest probers badly now and then, and if that took
+  their power away, less than a third of all power could become more than two thirds.
+
+For the same reason distance is a fault only when more than half of an epoch's compared scores are
+far off, among at least `MIN_COMPARED` nodes that all were in good standing, judged by everyone
+and found alike by most (`abci_app.core.settlement`).
 """
 
 from __future__ import annotations
@@ -18,10 +23,12 @@ from abci_app.core.parameters import Parameters
 from abci_app.core.quotas import Quota
 from abci_app.core.verifiers import Verifier
 
-TRUST_AFTER_CUT_PPM = ONE_PPM // 2
+MIN_COMPARED = 3
+TRUST_AFTER_PENALTY_PPM = ONE_PPM // 2
+BENCHED_EPOCHS = 8
 MAX_CUT_SHARE = 10
-"""In one epoch no more than a tenth of all power is cut, beyond the first prober: CometBFT's
-light clients follow changes of less than a third."""
+"""In one epoch no more than a tenth of all power moves this way, beyond the first prober:
+CometBFT's light clients follow changes of less than a third."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,12 @@ class Conduct:
     far: int = 0
 
     @property
-    def withheld(self) -> int:
-        return self.commits - self.reveals
+    def withheld(self) -> bool:
+        return self.reveals < self.commits
 
     @property
-    def faulty(self) -> bool:
-        return self.withheld > 0 or 2 * self.far > self.compared
+    def far_off(self) -> bool:
+        return self.compared >= MIN_COMPARED and 2 * self.far > self.compared
 
     def to_wire(self, prober: bytes) -> dict[str, int | bytes]:
         return {
@@ -57,28 +64,57 @@ def conduct_of(quota: Quota, compared: int, far: int) -> Conduct:
 
 
 def penalised(
-    verifiers: list[Verifier], conducts: Mapping[bytes, Conduct], epoch: int, parameters: Parameters
+    verifiers: list[Verifier],
+    conducts: Mapping[bytes, Conduct],
+    epoch: int,
+    parameters: Parameters,
+    *,
+    may_move_power: bool = True,
 ) -> list[Verifier]:
-    """The verifiers whose record changes with the epoch, in the given order."""
-    total = sum(verifier.power for verifier in verifiers)
-    changed, cut = [], 0
+    """The verifiers whose record changes with the epoch, in the given order. Power moves in
+    another epoch when a vote has moved some with this block."""
+    room = _Room(sum(verifier.power for verifier in verifiers), may_move_power)
+    changed = []
     for verifier in verifiers:
         conduct = conducts.get(verifier.id)
         if conduct is None or not conduct.commits:
             continue
-        if conduct.faulty:
-            trust = clamp_ppm(verifier.trust_ppm - parameters.trust_loss_ppm)
-            loss = verifier.power - max(1, verifier.power // 2)
-            may_cut = cut == 0 or (cut + loss) * MAX_CUT_SHARE <= total
-            after = replace(verifier, trust_ppm=trust)
-            if trust == 0 and may_cut:
-                cut += loss
-                after = replace(after, trust_ppm=TRUST_AFTER_CUT_PPM, power=verifier.power - loss)
-            if conduct.withheld:
-                after = replace(after, benched=epoch + 1)
-        else:
-            trust = clamp_ppm(verifier.trust_ppm + parameters.trust_gain_ppm)
-            after = replace(verifier, trust_ppm=trust)
+        after = _after(verifier, conduct, epoch, parameters, room)
         if after != verifier:
             changed.append(after)
     return changed
+
+
+class _Room:
+    """How much power may still move in this epoch."""
+
+    def __init__(self, total: int, may_move: bool) -> None:
+        self._total, self._may_move, self._moved = total, may_move, 0
+
+    def take(self, amount: int) -> bool:
+        fits = self._moved == 0 or (self._moved + amount) * MAX_CUT_SHARE <= self._total
+        if not self._may_move or not fits:
+            return False
+        self._moved += amount
+        return True
+
+
+def _after(
+    verifier: Verifier, conduct: Conduct, epoch: int, parameters: Parameters, room: _Room
+) -> Verifier:
+    if not conduct.withheld and not conduct.far_off:
+        trust = clamp_ppm(verifier.trust_ppm + parameters.trust_gain_ppm)
+        lost = verifier.voted_power - verifier.power
+        if trust == ONE_PPM and lost > 0 and room.take(lost):
+            return replace(verifier, trust_ppm=trust, power=verifier.voted_power)
+        return replace(verifier, trust_ppm=trust)
+    trust = clamp_ppm(verifier.trust_ppm - parameters.trust_loss_ppm)
+    if not conduct.withheld:
+        if trust:
+            return replace(verifier, trust_ppm=trust)
+        return replace(verifier, trust_ppm=TRUST_AFTER_PENALTY_PPM, benched=epoch + BENCHED_EPOCHS)
+    benched = replace(verifier, trust_ppm=trust, benched=epoch + 1)
+    half = max(1, verifier.voted_power // 2)
+    if trust == 0 and verifier.power > half and room.take(verifier.power - half):
+        return replace(benched, power=half, trust_ppm=TRUST_AFTER_PENALTY_PPM)
+    return benched

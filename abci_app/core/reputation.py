@@ -29,6 +29,8 @@ ADMITTED = "admitted: its probes passed"
 LOST_REPUTATION = "lost trust: reputation below the threshold"
 LOST_CUSUM = "lost trust: bad epochs keep coming back (CUSUM)"
 REGAINED = "regained trust: probation passed"
+MAX_DOUBLINGS = 16
+
 VERDICTS = ("", ADMITTED, LOST_REPUTATION, LOST_CUSUM, REGAINED)
 
 
@@ -38,6 +40,7 @@ class Reputation:
 
     `streak` counts the good epochs up to now; `alarm` is how many more good epochs everyone must
     judge; `last` names the node id and epoch of the newest result, whose `previous` goes on.
+    `convictions` counts what evidence has shown.
     """
 
     ppm: int
@@ -48,12 +51,14 @@ class Reputation:
     streak: int = 0
     alarm: int = 0
     last: tuple[bytes, int] | None = None
+    convictions: int = 0
 
     def to_wire(self) -> dict[str, Any]:
         """Keys in ascending order."""
         return {
             "admitted": self.admitted,
             "alarm": self.alarm,
+            "convictions": self.convictions,
             "cusum_ppm": self.cusum_ppm,
             "last": None if self.last is None else list(self.last),
             "ppm": self.ppm,
@@ -133,7 +138,8 @@ def judged(after: Reputation, parameters: Parameters) -> tuple[Reputation, str]:
         if after.cusum_ppm >= parameters.cusum_limit_ppm:
             return replace(after, trusted=False, streak=0), LOST_CUSUM
         return after, ""
-    if after.ppm < parameters.trusted_from_ppm or after.streak < parameters.probation_epochs:
+    probation = parameters.probation_epochs << min(after.convictions, MAX_DOUBLINGS)
+    if after.ppm < parameters.trusted_from_ppm or after.streak < probation:
         return after, ""
     back = replace(after, admitted=True, trusted=True, streak=0, cusum_ppm=cusum)
     return back, REGAINED
@@ -177,12 +183,28 @@ def cusum_after(cusum_ppm: int, credit_ppm: int, parameters: Parameters) -> int:
     return max(0, cusum_ppm + deficit)
 
 
-def convict(view: View, node: bytes) -> None:
+def convict(view: View, node: bytes, parameters: Parameters) -> None:
     """Evidence has shown misconduct: R falls to nothing and trust with it. The way back is the
-    usual one, also for a node that was not admitted yet."""
+    usual one, also for a node that was not admitted yet, but twice as long each time."""
     reputation = load_reputation(view, node)
-    if reputation is not None:
-        save_reputation(view, node, replace(reputation, ppm=0, trusted=False, streak=0))
+    if reputation is None:
+        return
+    convicted = replace(
+        reputation,
+        ppm=0,
+        trusted=False,
+        streak=0,
+        cusum_ppm=max(reputation.cusum_ppm, parameters.cusum_limit_ppm),
+        alarm=parameters.alarm_epochs,
+        convictions=reputation.convictions + 1,
+    )
+    save_reputation(view, node, convicted)
+
+
+def with_another_model(reputation: Reputation) -> Reputation:
+    """The node must pass the probes anew. The running epoch's may have been of the former model,
+    so that it counts for nothing: the streak begins below 0."""
+    return replace(reputation, admitted=False, streak=-1)
 
 
 def reputation_from(record: Mapping[str, Any]) -> Reputation:
@@ -196,6 +218,7 @@ def reputation_from(record: Mapping[str, Any]) -> Reputation:
         record["streak"],
         record["alarm"],
         None if last is None else (last[0], last[1]),
+        record["convictions"],
     )
 
 

@@ -14,19 +14,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from abci_app.core import fields
+from abci_app.core import credentials, fields
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
-from abci_app.core.credentials import Credential, save_credential
 from abci_app.core.nodes import load_node, require_node, save_node
-from abci_app.core.parameters import Chain, load_chain
+from abci_app.core.parameters import Chain
 from abci_app.core.state import View, load, records
-from abci_app.core.verifiers import delete_verifier, load_verifier, save_verifier
-from planetserve.keys import NODE_ID_BYTES, node_id, verify
+from abci_app.core.verifiers import (
+    REST_EPOCHS,
+    delete_verifier,
+    load_verifier,
+    save_verifier,
+)
+from planetserve.keys import node_id, verify
 from planetserve.statekeys import (
+    SUCCESSION,
     account_key,
-    credential_key,
-    credentials_prefix,
     holder_key,
     node_key,
     reputation_key,
@@ -36,12 +39,7 @@ from planetserve.statekeys import (
 from planetserve.transactions import ROTATION_DOMAIN, rotation_message
 
 ROTATE_FIELDS = frozenset({"new_key", "proof"})
-RESERVED = b"i"
-"""Kind of a `keys/` record that keeps an id free for a rotation."""
-MAX_FORMER = 32
-REST_EPOCHS = 32
-"""How long a prober rests under a new key: by then the key says nothing about the seeds that its
-owner could foresee when it chose it."""
+MAX_FORMER = 256
 
 
 def rotate(view: View, context: Context, data: Mapping[str, Any]) -> None:
@@ -51,55 +49,50 @@ def rotate(view: View, context: Context, data: Mapping[str, Any]) -> None:
     node = require_node(view, context.sender)
     if node.retired:
         raise Rejected(Code.NODE_RETIRED)
-    if node.candidate:
+    if node.waiting:
         raise Rejected(Code.ROTATION_REFUSED, "a candidate registers its new key instead")
     if view.get(rotation_key(node.id)) is not None:
         raise Rejected(Code.ROTATION_REFUSED, "one rotation an epoch is allowed")
     new = node_id(new_key)
     # Only a key without a past can take over: two records of conduct cannot become one.
-    used = (node_key(new), account_key(new), holder_key(RESERVED, new))
+    used = (node_key(new), account_key(new), holder_key(SUCCESSION, new))
     if any(view.get(key) is not None for key in used):
         raise Rejected(Code.ROTATION_REFUSED, "the new key is in use")
-    if next(iter(view.scan(credentials_prefix(new))), None) is not None:
-        raise Rejected(Code.ROTATION_REFUSED, "the new key has been endorsed as a node of its own")
     message = rotation_message(context.chain.chain_id, context.key, new_key)
     if not verify(new_key, ROTATION_DOMAIN, message, proof):
         raise Rejected(Code.ROTATION_REFUSED, "the new key has not signed for it")
     if len(node.former) >= MAX_FORMER:
         raise Rejected(Code.ROTATION_REFUSED, f"a node rotates {MAX_FORMER} times at most")
-    view.save(rotation_key(node.id), {"new_key": new_key})
-    view.save(holder_key(RESERVED, new), bytes(node.id))
+    view.save(rotation_key(node.id), {"new_key": new_key, "successor": bytes(new)})
+    view.save(holder_key(SUCCESSION, new), bytes(node.id))
 
 
-def apply_rotations(view: View, height: int) -> list[tuple[bytes, bytes]]:
-    """Carry out what the epoch that `height` ends has collected; the pairs of old and new ids."""
-    pending = list(records(view, b"rotations/"))
-    chain = load_chain(view)
-    for old, record in pending:
-        view.delete(rotation_key(old))
-        view.delete(holder_key(RESERVED, node_id(record["new_key"])))
+def apply_rotations(view: View, chain: Chain) -> list[tuple[bytes, bytes]]:
+    """Carry out what the ending epoch has collected; the pairs of old and new ids."""
     moves = []
-    for old, record in pending:
-        if _move(view, old, record["new_key"], height, chain):
-            moves.append((old, bytes(node_id(record["new_key"]))))
+    for old, record in list(records(view, b"rotations/")):
+        view.delete(rotation_key(old))
+        view.delete(holder_key(SUCCESSION, record["successor"]))
+        if _move(view, old, record["new_key"], chain):
+            moves.append((old, bytes(record["successor"])))
     return moves
 
 
-def _move(view: View, old: bytes, new_key: bytes, height: int, chain: Chain) -> bool:
+def _move(view: View, old: bytes, new_key: bytes, chain: Chain) -> bool:
     node, new = load_node(view, old), node_id(new_key)
-    if node is None or node.retired or load_node(view, new) is not None:
+    if node is None or node.retired or node.waiting or load_node(view, new) is not None:
         return False
-    save_node(view, replace(node, key=new_key, former=(*node.former, old)))
+    epoch = chain.epoch.number
+    save_node(view, replace(node, key=new_key, former=(*node.former, (old, epoch))))
     for kind, key in node.held_keys:
         view.save(holder_key(kind, key), bytes(new))
-    for rest, record in list(records(view, credentials_prefix(old))):
-        role, endorser = rest[: -NODE_ID_BYTES - 1].decode(), rest[-NODE_ID_BYTES:]
-        view.delete(credentials_prefix(old) + rest)
-        if record["expires"] < height:
-            # What has ended already needs no note of when it will.
-            view.save(credential_key(new, role, endorser), record)
-        else:
-            save_credential(view, new, role, endorser, Credential(**record))
+    # Nobody starts again under a key that was given up, also not who may have stolen it.
+    for former in (old, *(identifier for identifier, _ in node.former)):
+        view.save(holder_key(SUCCESSION, former), bytes(new))
+    credentials.drop_all(view, new)  # somebody's for a key that was not a node yet
+    for role, endorser, credential in credentials.credentials_of(view, old):
+        credentials.drop(view, old, role, endorser)
+        credentials.put(view, new, role, endorser, credential)
     reputation = load(view, reputation_key(old))
     if reputation is not None:
         alarm = max(reputation["alarm"], chain.parameters.alarm_epochs)
@@ -110,5 +103,5 @@ def _move(view: View, old: bytes, new_key: bytes, height: int, chain: Chain) -> 
     if verifier is not None:
         delete_verifier(view, old)
         rotated = replace(verifier, key=new_key, former=(*verifier.former, old))
-        save_verifier(view, replace(rotated, benched=chain.epoch.number + REST_EPOCHS))
+        save_verifier(view, replace(rotated, benched=epoch + REST_EPOCHS))
     return True

@@ -1,7 +1,8 @@
 """The route set: the public record of every node, derived from credentials and reputation.
 
 Kept in a store of its own, so that a reader verifies it whole against that store's root. Who may
-be routed to are the nodes whose status is trusted.
+be routed to are the nodes whose status is trusted. Nodes that nobody endorses are kept apart, in
+`waiting`: anybody can make them, and change them, as often as they like.
 """
 
 from __future__ import annotations
@@ -9,20 +10,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from abci_app.core.credentials import Admission, Credential, admission
-from abci_app.core.nodes import VERIFIER_ROLES, Node, drop_stale_candidate, load_node
+from abci_app.core import lifecycle
+from abci_app.core.credentials import Admission, Credential, admission, credentials_of, expire
+from abci_app.core.nodes import VERIFIER_ROLES, Node, load_node
 from abci_app.core.parameters import Parameters
 from abci_app.core.reputation import Reputation, load_reputation
 from abci_app.core.state import View, load, records
 from abci_app.core.verifiers import load_verifier
 from planetserve.keys import NODE_ID_BYTES
 from planetserve.records import CANDIDATE, RETIRED, REVOKED, TRUSTED, UNTRUSTED, NodeRecord
-from planetserve.statekeys import (
-    credentials_prefix,
-    expiries_prefix,
-    expiry_key,
-    route_key,
-)
+from planetserve.statekeys import expiries_prefix, expiry_key, route_key, waiting_key
 
 NEVER = (1 << 53) - 1
 """Expiry height of what a verifier holds; the largest that every JSON reader keeps exact."""
@@ -84,15 +81,18 @@ def node_record(
     )
 
 
-def refresh_route(view: View, identifier: bytes, height: int) -> None:
-    """Compute a node's public record anew, after any change of what it is derived from."""
+def refresh_route(view: View, identifier: bytes, height: int) -> str | None:
+    """Compute a node's public record anew, after any change of what it is derived from. Returns
+    its status when that has changed."""
+    in_routes, in_waiting = route_key(identifier), waiting_key(identifier)
+    former = load(view, in_routes) or load(view, in_waiting)
     node = load_node(view, identifier)
     if node is None:
-        view.delete(route_key(identifier))
-        return
+        _place(view, None, in_routes, in_waiting)
+        return None
     held: defaultdict[str, list[Credential]] = defaultdict(list)
-    for rest, record in records(view, credentials_prefix(identifier)):
-        held[rest[: -NODE_ID_BYTES - 1].decode()].append(Credential(**record))
+    for role, _, credential in credentials_of(view, identifier):
+        held[role].append(credential)
     record = node_record(
         node,
         held,
@@ -100,18 +100,35 @@ def refresh_route(view: View, identifier: bytes, height: int) -> None:
         load_verifier(view, identifier) is not None,
         height,
     )
-    view.save(route_key(identifier), record.to_wire())
+    if node.waiting or node.retired:
+        _place(view, record, in_waiting, in_routes)
+    else:
+        _place(view, record, in_routes, in_waiting)
+    return record.status if former is None or former["status"] != record.status else None
 
 
-def refresh_touched(view: View, keys: Iterable[bytes], height: int) -> None:
-    """Bring the routes up to date with changes of the state at `keys`."""
+def _place(view: View, record: NodeRecord | None, at: bytes, elsewhere: bytes) -> None:
+    """Write a record where it belongs, or nowhere."""
+    if view.get(elsewhere) is not None:
+        view.delete(elsewhere)
+    if record is not None:
+        view.save(at, record.to_wire())
+    elif view.get(at) is not None:
+        view.delete(at)
+
+
+def refresh_touched(view: View, keys: Iterable[bytes], height: int) -> list[tuple[bytes, str]]:
+    """Bring the routes up to date with changes of the state at `keys`. Returns the nodes whose
+    status has changed."""
     touched = set()
     for key in keys:
         store, _, rest = key.partition(b"/")
         if store.decode() in PER_NODE:
             touched.add(rest[:NODE_ID_BYTES])
-    for identifier in sorted(touched):
-        refresh_route(view, identifier, height)
+    found = (
+        (identifier, refresh_route(view, identifier, height)) for identifier in sorted(touched)
+    )
+    return [(identifier, status) for identifier, status in found if status is not None]
 
 
 def reputation_changed(
@@ -126,23 +143,24 @@ def reputation_changed(
 
 
 def pass_expiries(view: View, height: int, parameters: Parameters) -> list[bytes]:
-    """At the start of a block: candidates whose time is over go, credentials that ended with the
-    last block admit nobody any more. Returns the ids of nodes whose record changed."""
-    changed = []
-    for identifier, _ in list(records(view, expiries_prefix(height))):
+    """At the start of a block: credentials that ended with the last one admit nobody any more, and
+    nodes that nobody has endorsed for too long are forgotten. Returns the ids of the latter."""
+    forgotten = []
+    patience = parameters.candidate_blocks
+    for rest, _ in list(records(view, expiries_prefix(height))):
+        identifier, credential = rest[:NODE_ID_BYTES], rest[NODE_ID_BYTES:]
+        if credential:
+            expire(view, identifier, credential, height, patience)
+            continue
         view.delete(expiry_key(height, identifier))
         node = load_node(view, identifier)
-        if node is None:
+        due = None if node is None else lifecycle.is_forgotten_at(node, height, patience)
+        if node is None or due is None:
             continue
-        if drop_stale_candidate(view, node, height, parameters.candidate_blocks):
-            changed.append(identifier)
+        if due > height:
+            # A vote has lengthened the patience, or the node began to wait anew.
+            view.save(expiry_key(due, identifier), None)
             continue
-        if node.candidate:
-            # A vote has lengthened the patience with it since it registered.
-            view.save(expiry_key(node.registered + parameters.candidate_blocks, identifier), None)
-            continue
-        former = view.get(route_key(identifier))
-        refresh_route(view, identifier, height)
-        if view.get(route_key(identifier)) != former:
-            changed.append(identifier)
-    return changed
+        lifecycle.forget(view, node)
+        forgotten.append(identifier)
+    return forgotten

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from abci_app.core import reputation as rules
@@ -28,8 +29,11 @@ from abci_app.core.verifiers import Verifier, all_verifiers, save_verifier
 from planetserve import vrf
 from planetserve.assignment import chance_ppm, contributor_of, next_seed
 from planetserve.keys import NODE_ID_BYTES
-from planetserve.statekeys import epoch_key, result_key, results_prefix
+from planetserve.statekeys import epoch_key, result_key
 
+SAMPLE_QUORUM_PPM = ONE_PPM // 2
+MAX_DROPPED_EPOCHS = 4
+"""Of history, in one block."""
 CLEARED = ("commits", "quotas", "reveals")
 """Stores that hold the running epoch alone and are emptied with it: results hold the evidence."""
 
@@ -119,13 +123,15 @@ def agreed_credit(
 
     With the quorum of the power that was to judge it is their median. Without, it is what the
     median would be if all of the missing spoke for `held_ppm`, or None where they would decide.
-    A sample is held to its expected size, whatever the draw made of it.
+    A sample is held to its expected size, of which half is enough: the draw varies, and a sample
+    can only speak for a node.
     """
     due = total_power * chance
+    quorum_ppm = parameters.quorum_ppm if chance == ONE_PPM else SAMPLE_QUORUM_PPM
     revealed = sum(score.power for score in scores)
     if not revealed:
         return None
-    if revealed * ONE_PPM * ONE_PPM >= parameters.quorum_ppm * due:
+    if revealed * ONE_PPM * ONE_PPM >= quorum_ppm * due:
         return weighted_median((score.score_ppm, score.power) for score in scores)
     ordered = sorted((score.score_ppm, score.power) for score in scores)
     highest = _at_half(ordered, due)
@@ -154,14 +160,14 @@ def _at_half(ordered: Iterable[tuple[int, int]], due: int) -> int | None:
 
 def is_settled_by(height: int, chain: Chain) -> bool:
     """Whether the block at `height` is the last of the running epoch."""
-    return height == window_of(chain.epoch, chain.parameters).end - 1
+    return height >= window_of(chain.epoch, chain.parameters).end - 1
 
 
-def settle(view: View, height: int, chain: Chain) -> Settlement:
-    """Settle the running epoch, which `height` ends."""
+def settle(view: View, height: int, chain: Chain, *, may_move_power: bool = True) -> Settlement:
+    """Settle the running epoch, which `height` ends; `may_move_power` as in
+    `abci_app.core.penalties.penalised`."""
     epoch, parameters = chain.epoch.number, chain.parameters
-    verifiers = all_verifiers(view)
-    powers = {bytes(verifier.id): verifier.power for verifier in verifiers}
+    powers = dict(chain.epoch.powers)
     total_power = sum(powers.values())
     compared: defaultdict[bytes, int] = defaultdict(int)
     far: defaultdict[bytes, int] = defaultdict(int)
@@ -176,34 +182,42 @@ def settle(view: View, height: int, chain: Chain) -> Settlement:
         reputation_changed(view, node, before, after, height)
         view.save_ordered(result_key(epoch, node), result.to_wire())
         results.append(result)
-        # Not in a sample: most of it may be liars, who then made the honest look far off.
-        if result.credit_ppm is not None and result.chance_ppm == ONE_PPM:
-            for score in scores:
-                compared[score.prober] += 1
-                distance = abs(score.score_ppm - result.credit_ppm)
-                far[score.prober] += distance > parameters.distance_ppm
+        for score, is_far in _compared(result, parameters):
+            compared[score.prober] += 1
+            far[score.prober] += is_far
     quotas = {prober: Quota(**record) for prober, record in records(view, b"quotas/")}
     conducts = {
         prober: conduct_of(quota, compared[prober], far[prober]) for prober, quota in quotas.items()
     }
-    changed = penalised(verifiers, conducts, epoch, parameters)
+    changed = penalised(
+        all_verifiers(view), conducts, epoch, parameters, may_move_power=may_move_power
+    )
     for verifier in changed:
         save_verifier(view, verifier)
-    contributor = _contributor(chain.epoch.seed, verifiers, quotas)
+    revealed = {prober for prober, quota in quotas.items() if quota.proof}
+    contributor = contributor_of(chain.epoch.seed, chain.epoch.powers, revealed)
     output = b"" if contributor is None else vrf.output(quotas[contributor].proof)
     _close(view, height, chain, len(results), total_power, conducts, contributor)
     seed = next_seed(chain.epoch.seed, output)
     return Settlement(epoch, tuple(results), tuple(changed), conducts, seed)
 
 
-def _contributor(
-    seed: bytes, verifiers: Iterable[Verifier], quotas: Mapping[bytes, Quota]
-) -> bytes | None:
-    """The prober whose VRF output makes the next seed."""
-    # In the order of keys that no rotation changes, or who rotates could choose its place.
-    ordered = sorted(verifiers, key=lambda verifier: verifier.consensus_key)
-    powers = [(bytes(verifier.id), verifier.power) for verifier in ordered]
-    return contributor_of(seed, powers, {prober for prober, quota in quotas.items() if quota.proof})
+def _compared(result: Result, parameters: Parameters) -> list[tuple[Score, bool]]:
+    """Each score that can be held against its prober, and whether it lies far from the credit.
+
+    None of a sample: most of it may be liars, who then made the honest look far off. None of a
+    node that is not in good standing, or that most probers did not find alike: it may answer some
+    of them badly on purpose.
+    """
+    before, credit = result.before, result.credit_ppm
+    if credit is None or result.chance_ppm < ONE_PPM or not (before.admitted and before.trusted):
+        return []
+    judged = [
+        (score, abs(score.score_ppm - credit) > parameters.distance_ppm) for score in result.scores
+    ]
+    total = sum(score.power for score, _ in judged)
+    near = sum(score.power for score, far in judged if not far)
+    return judged if 3 * near >= 2 * total else []
 
 
 def _judge(
@@ -282,8 +296,14 @@ def _close(
     for store in CLEARED:
         for key, _ in list(view.scan(store.encode() + b"/")):
             view.delete(key)
-    old = epoch.number - chain.parameters.history_epochs
-    if old >= 0:
-        view.delete(epoch_key(old))
-        for key, _ in list(view.scan(results_prefix(old))):
-            view.delete(key)
+    _drop_history(view, epoch.number - chain.parameters.history_epochs)
+
+
+def _drop_history(view: View, last: int) -> None:
+    """Delete the oldest epochs up to `last`, a few in each block."""
+    kept = (rest for rest, _ in view.scan(b"epochs/"))
+    old = [key for key in islice(kept, MAX_DROPPED_EPOCHS) if key <= epoch_key(max(last, 0))]
+    for key in old if last >= 0 else ():
+        view.delete(key)
+        for result, _ in list(view.scan(b"results/" + key.removeprefix(b"epochs/"))):
+            view.delete(result)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from abci_app.core import credentials, epochs, evidence, governance, models, nodes, rotation
+from abci_app.core import (
+    credentials,
+    epochs,
+    evidence,
+    governance,
+    models,
+    registration,
+    rotation,
+)
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
 from abci_app.core.parameters import Chain
@@ -35,9 +43,9 @@ Rule = Callable[[View, Context, Mapping[str, Any]], None]
 """Checks the data against the state, raises `Rejected`, or stages the effects."""
 
 RULES: Mapping[str, Rule] = {
-    REGISTER: nodes.register,
-    UPDATE: nodes.update,
-    RETIRE: nodes.retire,
+    REGISTER: registration.register,
+    UPDATE: registration.update,
+    RETIRE: registration.retire,
     ROTATE: rotation.rotate,
     ENDORSE: credentials.endorse,
     REVOKE: credentials.revoke,

@@ -4,9 +4,9 @@ Pure: the same state and block give the same results and writes on every validat
 clock, randomness, I/O or float below this function. In the order of a block:
 
     1. an upgrade of the rules that is due at this height
-    2. what ends at this height: credentials, and the patience with candidates
+    2. what ends at this height: credentials, and the patience with nodes that nobody endorses
     3. the transactions
-    4. the count of votes
+    4. the count of votes, and validators that misbehaved
     5. the public records of the nodes that these have changed
     6. in an epoch's last block: settlement, rotations, the next epoch with its parameters
 """
@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from abci_app.core import events
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.events import Event
-from abci_app.core.governance import tally
+from abci_app.core.governance import moves_power, tally
+from abci_app.core.misbehavior import punish
 from abci_app.core.parameters import (
     Chain,
     Epoch,
@@ -33,7 +34,7 @@ from abci_app.core.settlement import CLEARED, Settlement, is_settled_by, settle
 from abci_app.core.state import Reader, View, unpack
 from abci_app.core.transactions import execute, read_transaction
 from abci_app.core.upgrades import UPGRADES, Upgrade, run_upgrade
-from abci_app.core.verifiers import all_verifiers, verifier_from
+from abci_app.core.verifiers import all_verifiers, powers_of, verifier_from
 from planetserve.assignment import sample_ppm
 from planetserve.transactions import Transaction
 
@@ -42,8 +43,12 @@ ReadTransaction = Callable[[bytes, str], Transaction]
 
 @dataclass(frozen=True, slots=True)
 class Block:
+    """`misbehaving` are the addresses of validators that CometBFT has caught signing two things
+    at once: the first 20 bytes of SHA-256 of their consensus keys."""
+
     height: int
     transactions: tuple[bytes, ...]
+    misbehaving: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +91,26 @@ def transition(
         happened.append(events.upgrade(upgraded))
     chain = load_chain(view)
     for node in pass_expiries(view, height, chain.parameters):
-        happened.append(events.expiry(node))
+        happened.append(events.forgotten(node))
     results = tuple(apply(view, chain, height, raw, read) for raw in block.transactions)
-    happened += [events.outcome(item) for item in tally(view, height, chain.parameters)]
-    refresh_touched(view, list(view.writes), height)
+    outcomes = tally(view, height, chain.parameters)
+    happened += [events.outcome(item) for item in outcomes]
+    caught = punish(view, chain.parameters, block.misbehaving, height)
+    happened += [events.misbehavior(verifier) for verifier in caught]
+    changed = refresh_touched(view, list(view.writes), height)
+    happened += [events.status(node, status) for node, status in changed]
     settlement = None
     if is_settled_by(height, chain):
-        settlement = settle(view, height, chain)
+        moved = bool(caught) or any(moves_power(item) for item in outcomes)
+        settlement = settle(view, height, chain, may_move_power=not moved)
         happened += events.settlement(settlement)
-        for old, new in apply_rotations(view, height):
+        for old, new in apply_rotations(view, chain):
+            refresh_route(view, old, height)
             refresh_route(view, new, height)
             happened.append(events.rotation(old, new))
-        changed = _begin_epoch(view, height + 1, chain, settlement)
-        if changed:
-            happened.append(events.parameters(changed))
+        voted = _begin_epoch(view, height + 1, chain, settlement)
+        if voted:
+            happened.append(events.parameters(voted))
     updates = validator_updates(state, view)
     happened += [events.power(key, power) for key, power in updates]
     return BlockResult(
@@ -129,11 +140,13 @@ def apply(
 def _begin_epoch(view: View, start: int, chain: Chain, settlement: Settlement) -> dict[str, int]:
     """Start the epoch at height `start`; returns the parameters that change with it."""
     parameters = parameters_of_next_epoch(view, chain.parameters)
+    verifiers = all_verifiers(view)
     epoch = Epoch(
         number=chain.epoch.number + 1,
         start=start,
         seed=settlement.next_seed,
-        sample_ppm=sample_ppm(parameters.probers_per_node, len(all_verifiers(view))),
+        sample_ppm=sample_ppm(parameters.probers_per_node, len(verifiers)),
+        powers=powers_of(verifiers),
     )
     save_chain(view, replace(chain, parameters=parameters, epoch=epoch))
     former = chain.parameters.to_wire()

@@ -60,6 +60,11 @@ def schedule(view: View, upgrade: Scheduled) -> None:
     view.save(UPGRADE_KEY, {"version": upgrade.version, "height": upgrade.height})
 
 
+def cancel(view: View) -> None:
+    """Call off the upgrade that was scheduled."""
+    view.delete(UPGRADE_KEY)
+
+
 def due(reader: Reader, height: int) -> Scheduled | None:
     """The upgrade that belongs to block `height`, if one does."""
     coming = scheduled(reader)

@@ -41,7 +41,7 @@ def app_state(params: Mapping[str, int] | None = None, powers: tuple[int, ...] =
             "prober_key": identity.public_key.hex(),
             "onion_key": identity.onion_public.hex(),
             "transport_key": identity.transport_public.hex(),
-            "consensus_key": bytes([200 + index] * 32).hex(),
+            "consensus_key": participant(200 + index).public_key.hex(),
             "power": powers[index] if powers else 10,
         }
         for index, identity in enumerate(VERIFIERS)
