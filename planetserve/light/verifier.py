@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from nacl.exceptions import BadSignatureError
-from nacl.signing import VerifyKey
-
 from planetserve.errors import ForgedHeader, OldHeader
 from planetserve.light.blocks import COMMIT, Commit, Header, LightBlock, ValidatorSet
 from planetserve.light.protobuf import NANOSECONDS
+from planetserve.light.signatures import verifies
 
 MAX_BISECTION_STEPS = 256
 
@@ -49,12 +47,10 @@ class _Signatures:
         if index in self._checked:
             return
         message = self._commit.signed_bytes(self._chain_id, index)
-        try:
-            VerifyKey(key).verify(message, self._commit.votes[index].signature)
-        except (BadSignatureError, ValueError, TypeError) as error:
+        if not verifies(key, message, self._commit.votes[index].signature):
             raise ForgedHeader(
                 f"a signature below header {self._commit.height} is not its validator's"
-            ) from error
+            )
         self._checked.add(index)
 
 
