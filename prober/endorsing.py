@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from planetserve.records import CANDIDATE, NodeRecord
+from planetserve.records import CANDIDATE, REVOKED, NodeRecord
 
 ENDORSABLE_ROLES = ("model", "relay", "user")
 STEP_IN_AFTER_S = 6.0
@@ -16,8 +16,9 @@ STEP_IN_AFTER_S = 6.0
 
 def waits(node: NodeRecord, height: int) -> bool:
     """Whether a node needs a credential at `height`. A model node may be a candidate with one,
-    until its probes have passed."""
-    return node.status == CANDIDATE and not node.admitted(height)
+    until its probes have passed. Under the open policy nobody's revocation but the own is a
+    reason: else any one verifier could keep newcomers out by endorsing and revoking them."""
+    return node.status in (CANDIDATE, REVOKED) and not node.admitted(height)
 
 
 def due_endorsements(
@@ -28,7 +29,7 @@ def due_endorsements(
     now_s: float,
     height: int,
 ) -> list[tuple[NodeRecord, str]]:
-    """Candidates to endorse now, with the role; `verifiers` are their ids in the ledger's order."""
+    """Nodes to endorse now, with the role; `verifiers` are their ids in the ledger's order."""
     due = []
     for node in nodes:
         if not waits(node, height):

@@ -11,13 +11,17 @@ commitment that stays closed against its prober.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
 PROBE_SHARE_PERCENT = 35
 """Probes begin in this share of the commit window; the rest is for slow answers and the commit."""
+
+
+MAX_NEWCOMERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,13 @@ def begin(clock: Clock, nodes: Collection[bytes], fractions: Mapping[bytes, floa
     return EpochRound(
         clock.epoch, MappingProxyType(begins), MappingProxyType(dict.fromkeys(nodes, WAITING))
     )
+
+
+def drawn_newcomers(seed: bytes, newcomers: Iterable[bytes]) -> list[bytes]:
+    """Which of the nodes that wait for admission are probed in the epoch with `seed`: the same
+    for every prober, and others in every epoch."""
+    ordered = sorted(newcomers, key=lambda node: hashlib.sha256(seed + node).digest())
+    return ordered[:MAX_NEWCOMERS]
 
 
 def resume(clock: Clock, scores: Collection[Score]) -> EpochRound:

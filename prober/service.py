@@ -25,7 +25,7 @@ from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.records import ChainStatus, NodeRecord, RouteSet
 from planetserve.rpc import RpcError
-from planetserve.statekeys import reputation_key
+from planetserve.statekeys import credential_key, reputation_key
 from planetserve.transactions import (
     COMMIT,
     ENDORSE,
@@ -37,7 +37,7 @@ from planetserve.transactions import (
 )
 from prober import epoch_round, pending
 from prober.endorsing import due_endorsements, waits
-from prober.epoch_round import Clock, Commit, EpochRound, Probe, Score, Step
+from prober.epoch_round import Clock, Commit, EpochRound, Probe, Score, Step, drawn_newcomers
 from prober.judge import Judge, NoVerdict
 from prober.transcripts import keep
 
@@ -102,6 +102,8 @@ class Prober:
         self._kept = pending.load(settings.pending)
         self._first_seen_s: dict[bytes, float] = {}
         self._endorsing: set[bytes] = set()
+        self._waiting: tuple[NodeRecord, ...] = ()
+        self._disowned: set[bytes] = set()
         self._one_probe = asyncio.Semaphore(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self.judge: Judge | None = None
@@ -148,6 +150,7 @@ class Prober:
             )
         self._routes = await self._ledger.routes()
         if self._settings.endorse_open:
+            self._waiting = await self._ledger.waiting()
             self._endorse()
         if self._round is None or self._round.epoch != clock.epoch:
             self._settled(clock)
@@ -173,18 +176,20 @@ class Prober:
         if self.judge is None or not clock.may_begin or self._routes is None or benched:
             return
         nodes = await self._assigned(status)
-        self._rng.shuffle(nodes)
         fractions: dict[bytes, float] = {node: self._rng.random() for node in nodes}
         self._kept = (clock.epoch, [])
         self._round = epoch_round.begin(clock, nodes, fractions)
 
     async def _assigned(self, status: ChainStatus) -> list[bytes]:
-        """The model nodes that this prober's ticket assigns it in the running epoch."""
+        """The model nodes that this prober's ticket assigns it in the running epoch: those that
+        users are routed to first, and then the same few newcomers for every prober, so that no
+        crowd of them can keep the others from being judged."""
         assert self._routes is not None
         output = vrf.output(self._proof)
         full_below_ppm = status.parameters["full_below_ppm"]
         store = (await self._ledger.read(stores=("reputation",))).stores["reputation"]
-        nodes = []
+        nodes: list[bytes] = []
+        newcomers: list[bytes] = []
         for node in self._routes.nodes:
             reputation = store.get(reputation_key(node.id))
             if reputation is None or "model" not in node.roles:
@@ -193,8 +198,9 @@ class Prober:
                 continue
             chance = chance_ppm(reputation, full_below_ppm, status.sample_ppm)
             if is_assigned(output, node.id, chance):
-                nodes.append(bytes(node.id))
-        return nodes
+                (nodes if reputation["admitted"] else newcomers).append(bytes(node.id))
+        self._rng.shuffle(nodes)
+        return nodes + drawn_newcomers(status.seed, newcomers)
 
     def _settled(self, clock: Clock) -> None:
         """Report what the epoch that just ended did to each node's reputation."""
@@ -270,13 +276,13 @@ class Prober:
     def _endorse(self) -> None:
         assert self._routes is not None
         now_s = asyncio.get_running_loop().time()
-        for node in self._routes.nodes:
-            if waits(node, self._routes.height):
-                self._first_seen_s.setdefault(node.id, now_s)
-            else:
-                self._first_seen_s.pop(node.id, None)
+        nodes = [*self._waiting, *self._routes.nodes]
+        waiting = {node.id for node in nodes if waits(node, self._routes.height)}
+        self._first_seen_s = {
+            node: self._first_seen_s.get(node, now_s) for node in waiting - self._disowned
+        }
         due = due_endorsements(
-            self._routes.nodes,
+            [node for node in nodes if node.id in self._first_seen_s],
             self._verifiers,
             self._identity.id,
             self._first_seen_s,
@@ -290,6 +296,11 @@ class Prober:
 
     async def _send_endorsement(self, node: NodeRecord, role: str, height: int) -> None:
         try:
+            own = credential_key(node.id, role, self._identity.id)
+            former = (await self._ledger.read((own,))).records[own]
+            if former is not None and former["revoked"]:
+                self._disowned.add(node.id)
+                return
             data = endorse(node=node.id, role=role, expires=height + CREDENTIAL_BLOCKS)
             await self._ledger.send(self._identity, ENDORSE, data)
             self._tell("endorse", node, 0)
