@@ -19,7 +19,7 @@ from abci_app.crash import EXIT_CODE, VARIABLE
 from abci_app.home import SNAPSHOTS
 from planetserve.ledger import LedgerClient
 from planetserve.statekeys import account_key
-from planetserve.transactions import REGISTER, UPDATE, sign_transaction
+from planetserve.transactions import ENDORSE, REGISTER, UPDATE, endorse, sign_transaction
 from tests.network.validators import (
     CHAIN_ID,
     Chain,
@@ -74,8 +74,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 @pytest.fixture(scope="module")
 def sender(chain: Chain) -> Sender:
-    """Its key is known to the ledger: of a new one no more than one transaction may wait."""
+    """Its key is endorsed: of others no more than one transaction may wait."""
     made = Sender(chain.validators[0])
+    data = endorse(node=RELAY.id, role="relay", expires=1_000_000)
+    endorsement = sign_transaction(person(1), CHAIN_ID, 0, ENDORSE, data)
+    assert asyncio.run(broadcast(chain.validators[0], endorsement)) == (0, "")
     asyncio.run(made.send())
     chain.wait_above(chain.height() + 3)
     return made

@@ -150,7 +150,7 @@ async def test_bad_transactions_get_their_codes_and_the_node_goes_on(
                 RELAY, ENDORSE, transactions.endorse(node=MODEL.id, role="relay", expires=9_999)
             )
         assert refusal.value.code == Code.NOT_A_VERIFIER
-        await ledger.send(RELAY, REGISTER, data)
+        await admit(ledger, RELAY, "relay-a", "relay")
         heights = await asyncio.gather(
             *(
                 ledger.send(RELAY, UPDATE, registration(RELAY, f"relay-{n}", "relay"))
@@ -160,7 +160,7 @@ async def test_bad_transactions_get_their_codes_and_the_node_goes_on(
         assert max(heights) - min(heights) <= 3, "one key's transactions share blocks"
         found = (await ledger.routes()).find(RELAY.id)
         assert found is not None
-        assert (found.status, found.name) == (CANDIDATE, "relay-4")
+        assert (found.status, found.name) == (TRUSTED, "relay-4")
     validator.wait_above(validator.height)
 
 
