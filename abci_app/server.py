@@ -27,6 +27,9 @@ from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.logs import get_logger
 
 READ_BYTES = 1 << 18
+WAITING_ANSWER_BYTES = 1 << 20
+"""Longer answers are sent before the next request is looked at: a peer that asks and does not
+read must not have them pile up here."""
 MAX_CONNECTIONS = 16
 """CometBFT opens four; a few more serve whoever looks at a running node."""
 JOIN_TIMEOUT_S = 10.0
@@ -142,9 +145,13 @@ class AbciServer:
     def _serve(self, connection: socket.socket) -> None:
         decoder = FrameDecoder()
         while data := connection.recv(READ_BYTES):
-            answers = []
+            # CometBFT follows what it wants answered with a Flush; each read's answers go out
+            # together, the Flush's last, unless they are long.
+            answers, waiting_bytes = [], 0
             for message in decoder.feed(data):
                 request = abci.Request.FromString(message)
+                if request.WhichOneof("value") is None:
+                    raise FramingError("a request without content")
                 if self._stopped:
                     return
                 try:
@@ -153,8 +160,10 @@ class AbciServer:
                     self._fail(request, error)
                     return
                 answers.append(encode_frame(response.SerializeToString()))
-            # CometBFT follows what it wants answered with a Flush; each read's answers go out
-            # together, the Flush's last.
+                waiting_bytes += len(answers[-1])
+                if waiting_bytes > WAITING_ANSWER_BYTES:
+                    connection.sendall(b"".join(answers))
+                    answers, waiting_bytes = [], 0
             connection.sendall(b"".join(answers))
 
     def _fail(self, request: abci.Request, error: Exception) -> None:

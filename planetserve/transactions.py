@@ -21,6 +21,9 @@ from planetserve.keys import Identity, verify
 DOMAIN = "planetserve/tx/v1"
 VERSION = 1
 MAX_TRANSACTION_BYTES = 16_384
+MAX_ELEMENTS = 256
+"""Values and names in a transaction's data, however nested: an element of one byte takes a
+hundred when it is decoded."""
 
 REGISTER = "register"
 UPDATE = "update"
@@ -108,7 +111,18 @@ def decode_transaction(raw: bytes) -> Transaction:
     )
     if not well_formed:
         raise EncodingError("a field of the body has the wrong type or version")
+    if _elements(data) > MAX_ELEMENTS:
+        raise EncodingError(f"data holds {MAX_ELEMENTS} elements at most")
     return Transaction(kind, key, nonce, data, body, signature)
+
+
+def _elements(value: Any) -> int:
+    """How many names and values a map or list holds, and those within them."""
+    if type(value) is dict:
+        return 2 * len(value) + sum(map(_elements, value.values()))
+    if type(value) is list:
+        return len(value) + sum(map(_elements, value))
+    return 0
 
 
 def register(

@@ -293,3 +293,16 @@ def test_memory_of_transactions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     known.remember(raws[0], known.read(raws[0]))
     assert list(known._known) == raws[:1]
     assert known._bytes == len(raws[0])
+
+
+def test_what_is_refused_is_not_remembered(application: Application) -> None:
+    advance(application)
+    refused = [update(stranger(number), 5) for number in range(10)]
+    assert {application.check(raw).code for raw in refused} == {Code.BAD_NONCE}
+    assert not application.acceptable(2, refused)
+    assert application._transactions._known == {}
+    good = register(RELAY)
+    assert application.check(good).code is Code.OK
+    proposed = register(participant(90))
+    assert application.acceptable(2, [proposed])
+    assert list(application._transactions._known) == [good, proposed]

@@ -132,7 +132,9 @@ def test_a_failing_handler_stops_everything_and_answers_nothing(running: Running
     assert reader.receive() is None
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 10, b"\x03\xff\xff\xff", b"\xff\xff\xff\xff\x0f"])
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 10, b"\x03\xff\xff\xff", b"\xff\xff\xff\xff\x0f", b"\x00", b"\x02\xf8\x07"]
+)
 def test_who_does_not_speak_the_protocol_is_cut_off_alone(running: Running, data: bytes) -> None:
     stranger, peer = Peer(running.path), Peer(running.path)
     stranger.socket.sendall(data)
@@ -157,6 +159,25 @@ def test_connections_are_few_and_their_places_return(running: Running) -> None:
         if late.receive() is not None:
             return
     pytest.fail("the place of a closed connection was never given away again")
+
+
+def test_long_answers_wait_for_their_reader_one_by_one(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = []
+
+    def handle(request: abci.Request) -> abci.Response:
+        handled.append(request)
+        return abci.Response(query=abci.ResponseQuery(value=bytes(2 << 20)))
+
+    monkeypatch.setattr(running.handlers, "handle", handle)
+    peer = Peer(running.path)
+    peer.send(*[query()] * 100)
+    for number in range(1, 101):
+        answer = peer.receive()
+        assert answer is not None
+        assert len(answer.query.value) == 2 << 20
+        assert len(handled) <= number + 3
 
 
 def test_a_peer_that_leaves_in_the_middle_harms_nobody(running: Running) -> None:

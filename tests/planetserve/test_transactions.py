@@ -10,6 +10,7 @@ from planetserve.encoding import EncodingError, decode, encode
 from planetserve.keys import identity_from, verify
 from planetserve.transactions import (
     COMMIT,
+    MAX_ELEMENTS,
     MAX_TRANSACTION_BYTES,
     MODEL,
     RETIRE,
@@ -184,3 +185,21 @@ def test_what_a_builder_makes_is_read_as_it_was(kind: str, data: dict[str, objec
     transaction = decode_transaction(sign_transaction(IDENTITY, "chain", 0, kind, data))
     assert (transaction.kind, transaction.data) == (kind, data)
     assert transaction.signed_for("chain")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"x": [{}] * MAX_ELEMENTS},
+        {"x": [[None] * 16] * 16},
+        {"x": {f"{n:03}": n for n in range(MAX_ELEMENTS // 2)}},
+        {f"{n:03}": {"a": [n]} for n in range(MAX_ELEMENTS // 4)},
+    ],
+)
+def test_what_takes_much_more_memory_than_bytes_is_refused(data: dict[str, object]) -> None:
+    raw = sign_transaction(IDENTITY, "chain", 0, "update", data)
+    assert len(raw) < MAX_TRANSACTION_BYTES
+    with pytest.raises(EncodingError, match="elements"):
+        decode_transaction(raw)
+    some = {"x": [b"y"] * (MAX_ELEMENTS - 3)}
+    assert decode_transaction(sign_transaction(IDENTITY, "chain", 0, "update", some)).data == some
