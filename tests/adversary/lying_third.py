@@ -122,7 +122,7 @@ class Simulation:
         lying = draw_liars(self.random, powers)
         view = View(MapReader({}))
         for key, power in powers.items():
-            save_verifier(view, Verifier(key, "", key, power))
+            save_verifier(view, Verifier(key, "", key, power, voted_power=power))
         for node, name in self.nodes.items():
             save_reputation(view, node, KINDS[name].reputation)
         verifiers = all_verifiers(view)
@@ -151,7 +151,8 @@ class Simulation:
         verifiers = all_verifiers(view)
         start = 1 + self.epoch * self.parameters.epoch_blocks
         share = sample_ppm(self.parameters.probers_per_node, len(verifiers))
-        epoch = Epoch(self.epoch, start, self.random.randbytes(32), share)
+        powers = tuple((_id(verifier), verifier.power) for verifier in verifiers)
+        epoch = Epoch(self.epoch, start, self.random.randbytes(32), share, powers)
         chain = Chain("simulation", 1, self.parameters, epoch)
         save_chain(view, chain)
         total = sum(verifier.power for verifier in verifiers)
