@@ -24,6 +24,7 @@ from tests.network.validators import (
     CHAIN_ID,
     Chain,
     Validator,
+    admit,
     assert_agreed,
     broadcast,
     init_from_a_snapshot,
@@ -49,16 +50,15 @@ SNAPSHOT_BLOCKS = 20
 
 
 class Sender:
-    """Sends one transaction after the other, and knows how many."""
+    """Sends one transaction of a node's key after the other, and knows how many there were."""
 
-    def __init__(self, validator: Validator) -> None:
+    def __init__(self, validator: Validator, sent: int) -> None:
         self._validator = validator
-        self.sent = 0
+        self.sent = sent
 
     async def send(self) -> None:
-        kind = UPDATE if self.sent else REGISTER
         data = registration(RELAY, f"relay-{self.sent}", "relay")
-        raw = sign_transaction(RELAY, CHAIN_ID, self.sent, kind, data)
+        raw = sign_transaction(RELAY, CHAIN_ID, self.sent, UPDATE, data)
         assert await broadcast(self._validator, raw) == (0, "")
         self.sent += 1
 
@@ -74,14 +74,14 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 @pytest.fixture(scope="module")
 def sender(chain: Chain) -> Sender:
-    """Its key is endorsed: of others no more than one transaction may wait."""
-    made = Sender(chain.validators[0])
-    data = endorse(node=RELAY.id, role="relay", expires=1_000_000)
-    endorsement = sign_transaction(person(1), CHAIN_ID, 0, ENDORSE, data)
-    assert asyncio.run(broadcast(chain.validators[0], endorsement)) == (0, "")
-    asyncio.run(made.send())
-    chain.wait_above(chain.height() + 3)
-    return made
+    """Its key is endorsed, so that several transactions may wait while the chain stands still."""
+
+    async def begin() -> None:
+        async with LedgerClient(chain.network) as ledger:
+            await admit(ledger, RELAY, "relay", "relay")
+
+    asyncio.run(begin())
+    return Sender(chain.validators[0], sent=1)
 
 
 async def goes_on(chain: Chain, sender: Sender) -> None:
