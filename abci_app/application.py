@@ -55,8 +55,7 @@ MAX_FILLINGS = 4
 class Execution:
     """What a block came to that may be decided."""
 
-    height: int
-    transactions: tuple[bytes, ...]
+    block: Block
     result: BlockResult
 
 
@@ -137,8 +136,8 @@ class Application:
                 raise ValueError("consensus and ledger were started for different chains")
             if self.head.height:
                 raise ValueError("the chain has begun already")
-            self._genesis = genesis(chain_id, app_state)
             self._initial_height = max(1, initial_height)
+            self._genesis = genesis(chain_id, app_state, self._initial_height)
             roots, _ = advance(self._store.latest.tree_node, self.head.roots, self._genesis)
             self._begin()
             return app_hash(roots), all_verifiers(self._state())
@@ -160,10 +159,16 @@ class Application:
             return TransactionResult(rejected.code, rejected.log)
         return TransactionResult(Code.OK)
 
-    def select(self, height: int, raws: Sequence[bytes], max_bytes: int) -> list[bytes]:
+    def select(
+        self,
+        height: int,
+        raws: Sequence[bytes],
+        max_bytes: int,
+        misbehaving: Sequence[bytes] = (),
+    ) -> list[bytes]:
         """The transactions of a proposal: of `raws` and all others that wait here those that
         succeed, as many as fit, in the order of `abci_app.core.ordering`. The place of what fails
-        goes to others."""
+        goes to others. `misbehaving` are the addresses that the block names."""
         with self.lock:
             if self._halted is not None:
                 return []
@@ -171,7 +176,7 @@ class Application:
             failed: dict[bytes, int] = {}
             chosen = fitting(ordered, failed, max_bytes)
             for left in reversed(range(MAX_FILLINGS)):
-                result = self._transition(height, chosen)
+                result = self._transition(_block(height, chosen, misbehaving), chosen)
                 good = []
                 for item, outcome in zip(chosen, result.results, strict=True):
                     if outcome.code is Code.OK:
@@ -185,16 +190,19 @@ class Application:
                     break
                 chosen = refilled
             results = tuple(item for item in result.results if item.code is Code.OK)
-            proposal = [item.raw for item in good]
-            self._keep(Execution(height, tuple(proposal), replace(result, results=results)))
-            return proposal
+            block = _block(height, good, misbehaving)
+            self._keep(Execution(block, replace(result, results=results)))
+            return list(block.transactions)
 
-    def acceptable(self, height: int, raws: Sequence[bytes]) -> bool:
+    def acceptable(
+        self, height: int, raws: Sequence[bytes], misbehaving: Sequence[bytes] = ()
+    ) -> bool:
         """Whether a proposal is such as `select` makes: all succeed, in order."""
         with self.lock:
             if self._halted is not None:
                 return False
-            if self._executed(height, raws) is not None:
+            block = Block(height, tuple(raws), tuple(misbehaving))
+            if self._executed(block) is not None:
                 return True
             try:
                 items = [Candidate(raw, self._transactions.read(raw)) for raw in raws]
@@ -202,25 +210,26 @@ class Application:
                 return False
             if not is_ordered(self._waiting(height, items)):
                 return False
-            result = self._transition(height, items)
+            result = self._transition(block, items)
             if any(item.code is not Code.OK for item in result.results):
                 return False
             for item in items:
                 self._transactions.remember(item.raw, item.transaction)
-            self._keep(Execution(height, tuple(raws), result))
+            self._keep(Execution(block, result))
             return True
 
-    def finalize(self, height: int, raws: Sequence[bytes]) -> Staged:
+    def finalize(
+        self, height: int, raws: Sequence[bytes], misbehaving: Sequence[bytes] = ()
+    ) -> Staged:
         """Execute a decided block and stage it. Raises `UpgradeNeeded` before a block that needs
         rules which this program does not have."""
         with self.lock:
             if height != self._next_height:
                 raise ValueError(f"block {height} does not follow height {self.head.height}")
             crash_point("before-finalize")
-            executed = self._executed(height, raws)
-            result = (
-                self._execute(Block(height, tuple(raws))) if executed is None else executed.result
-            )
+            block = Block(height, tuple(raws), tuple(misbehaving))
+            executed = self._executed(block)
+            result = self._execute(block) if executed is None else executed.result
             writes = {**self._genesis, **result.writes} if self._genesis else result.writes
             # The genesis state is not stored yet, so nothing of it can be dropped.
             cleared = () if self._genesis else result.cleared
@@ -306,11 +315,10 @@ class Application:
             self._halted = error
         self._mempool = Mempool(state, chain, self._next_height)
 
-    def _transition(self, height: int, items: Sequence[Candidate]) -> BlockResult:
+    def _transition(self, block: Block, items: Sequence[Candidate]) -> BlockResult:
+        """Execute a block of transactions that have been read."""
         read = {item.raw: item.transaction for item in items}
-        return self._execute(
-            Block(height, tuple(item.raw for item in items)), lambda raw, chain_id: read[raw]
-        )
+        return self._execute(block, lambda raw, chain_id: read[raw])
 
     def _execute(self, block: Block, read: ReadTransaction | None = None) -> BlockResult:
         return transition(self._state(), block, read or self._read, self._upgrades)
@@ -342,9 +350,9 @@ class Application:
         self._executions.append(execution)
         del self._executions[:-KEPT_EXECUTIONS]
 
-    def _executed(self, height: int, raws: Sequence[bytes]) -> Execution | None:
-        transactions = tuple(raws)
-        for execution in self._executions:
-            if execution.height == height and execution.transactions == transactions:
-                return execution
-        return None
+    def _executed(self, block: Block) -> Execution | None:
+        return next((item for item in self._executions if item.block == block), None)
+
+
+def _block(height: int, items: Sequence[Candidate], misbehaving: Sequence[bytes]) -> Block:
+    return Block(height, tuple(item.raw for item in items), tuple(misbehaving))

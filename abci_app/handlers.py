@@ -136,7 +136,9 @@ class Handlers:
     def _prepare_proposal(
         self, request: abci.RequestPrepareProposal
     ) -> abci.ResponsePrepareProposal:
-        chosen = self._application.select(request.height, request.txs, request.max_tx_bytes)
+        chosen = self._application.select(
+            request.height, request.txs, request.max_tx_bytes, _misbehaving(request.misbehavior)
+        )
         return abci.ResponsePrepareProposal(txs=chosen)
 
     def _process_proposal(
@@ -144,7 +146,9 @@ class Handlers:
     ) -> abci.ResponseProcessProposal:
         statuses = abci.ResponseProcessProposal
         try:
-            accepted = self._application.acceptable(request.height, request.txs)
+            accepted = self._application.acceptable(
+                request.height, request.txs, _misbehaving(request.misbehavior)
+            )
         except PlanetServeError:
             raise
         except Exception:
@@ -162,7 +166,9 @@ class Handlers:
         return abci.ResponseVerifyVoteExtension(status=abci.ResponseVerifyVoteExtension.ACCEPT)
 
     def _finalize_block(self, request: abci.RequestFinalizeBlock) -> abci.ResponseFinalizeBlock:
-        staged = self._application.finalize(request.height, request.txs)
+        staged = self._application.finalize(
+            request.height, request.txs, _misbehaving(request.misbehavior)
+        )
         result = staged.result
         self._metrics.count(result)
         version = staged.new_version
@@ -254,6 +260,11 @@ APPLIED = {
 def _rules_of(version: int) -> params_pb2.ConsensusParams:
     """The version of the rules, as headers name it; all other parameters stay."""
     return params_pb2.ConsensusParams(version=params_pb2.VersionParams(app=version))
+
+
+def _misbehaving(found: Iterable[abci.Misbehavior]) -> list[bytes]:
+    """The addresses of validators that have signed two things or attacked light clients."""
+    return [item.validator.address for item in found]
 
 
 def _powers(validators: Iterable[abci.ValidatorUpdate]) -> dict[bytes, int]:

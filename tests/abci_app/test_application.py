@@ -197,6 +197,16 @@ def test_a_block_is_executed_once(
     assert application.head.app_hash == expected
 
 
+def test_a_chain_that_starts_later_has_its_first_epoch_there(store: Store) -> None:
+    application = Application(store, CHAIN_ID)
+    application.init_chain(CHAIN_ID, app_state({"epoch_blocks": 6, "commit_blocks": 3}), 100)
+    results = {}
+    for height in range(100, 107):
+        results[height] = application.finalize(height, []).result.settlement is not None
+        application.commit()
+    assert [height for height, settled in results.items() if settled] == [105]
+
+
 def test_another_block_than_the_proposed_one_is_executed(application: Application) -> None:
     proposal = application.select(1, [register(RELAY)], 1 << 20)
     assert proposal

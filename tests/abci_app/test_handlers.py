@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from abci_app.store import Store, open_store
 from planetserve.encoding import decode
 from planetserve.errors import ConfigurationError
 from planetserve.transactions import REGISTER, sign_transaction
-from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, app_state, registration
+from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, app_state, participant, registration
+
+CONSENSUS_KEYS = [participant(200 + index).public_key for index in range(4)]
+"""Of the verifiers of the test's genesis."""
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def handlers(store: Store) -> Handlers:
 
 def validators(count: int = 4, power: int = 10) -> list[abci.ValidatorUpdate]:
     return [
-        abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=bytes([200 + index] * 32)), power=power)
+        abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=CONSENSUS_KEYS[index]), power=power)
         for index in range(count)
     ]
 
@@ -144,13 +148,40 @@ def test_the_rules_version_and_the_power_of_validators_reach_consensus(store: St
     assert block.consensus_param_updates.version.app == 2
     assert not block.consensus_param_updates.HasField("block")
     (update,) = block.validator_updates
-    assert (update.pub_key.ed25519, update.power) == (bytes([203] * 32), 0)
+    assert (update.pub_key.ed25519, update.power) == (CONSENSUS_KEYS[3], 0)
     handlers.handle(abci.Request(commit=abci.RequestCommit()))
     assert handlers.handle(abci.Request(info=abci.RequestInfo())).info.app_version == 2
 
 
 def leave(view: View) -> None:
     delete_verifier(view, VERIFIERS[3].id)
+
+
+def test_who_signed_two_things_is_out_with_the_block_that_says_so(handlers: Handlers) -> None:
+    init_chain(handlers, validators())
+    key = CONSENSUS_KEYS[3]
+    caught = abci.Misbehavior(
+        type=abci.DUPLICATE_VOTE,
+        validator=abci.Validator(address=hashlib.sha256(key).digest()[:20], power=10),
+    )
+    prepared = handlers.handle(
+        abci.Request(
+            prepare_proposal=abci.RequestPrepareProposal(
+                height=1, max_tx_bytes=1_000, misbehavior=[caught]
+            )
+        )
+    )
+    assert list(prepared.prepare_proposal.txs) == []
+    processed = abci.RequestProcessProposal(height=1, misbehavior=[caught])
+    answer = handlers.handle(abci.Request(process_proposal=processed)).process_proposal
+    assert answer.status == abci.ResponseProcessProposal.ACCEPT
+    without = finalize(handlers, 1)
+    assert not without.validator_updates, "what was executed for another block is not used"
+    request = abci.RequestFinalizeBlock(height=1, misbehavior=[caught])
+    block = handlers.handle(abci.Request(finalize_block=request)).finalize_block
+    (update,) = block.validator_updates
+    assert (update.pub_key.ed25519, update.power) == (key, 0)
+    assert block.app_hash != without.app_hash
 
 
 def test_a_request_without_content_is_a_fault(handlers: Handlers) -> None:
