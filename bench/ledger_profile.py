@@ -95,11 +95,17 @@ def _profile(app: _App, reveals: list[bytes]) -> None:
     app.measure("CheckTx", lambda: app.ask(*new))
     app.block([])
     app.measure("CheckTx again", lambda: app.ask(*again))
-    prepare = abci.RequestPrepareProposal(height=app.height, txs=reveals[:-1], max_tx_bytes=1 << 20)
-    app.measure("PrepareProposal", lambda: app.ask(abci.Request(prepare_proposal=prepare)))
-    process = abci.RequestProcessProposal(height=app.height, txs=reveals)
+    prepare = abci.Request(
+        prepare_proposal=abci.RequestPrepareProposal(
+            height=app.height, txs=reveals, max_tx_bytes=1 << 20
+        )
+    )
+    app.measure("PrepareProposal", lambda: app.ask(prepare))
+    proposed = app.ask(prepare)[0].prepare_proposal.txs
+    # Another block than the one prepared, which is known already.
+    process = abci.RequestProcessProposal(height=app.height, txs=proposed[:-1])
     app.measure("ProcessProposal", lambda: app.ask(abci.Request(process_proposal=process)))
-    finalize = abci.RequestFinalizeBlock(height=app.height, txs=reveals)
+    finalize = abci.RequestFinalizeBlock(height=app.height, txs=proposed)
     app.measure("FinalizeBlock", lambda: app.ask(abci.Request(finalize_block=finalize)))
     app.measure("Commit", lambda: app.ask(abci.Request(commit=abci.RequestCommit())))
 

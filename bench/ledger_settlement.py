@@ -1,6 +1,7 @@
 """Settlement of an epoch in the pure core: the whole transition of the epoch's last block, on a
 state in memory. 100 verifiers judge nodes in good standing, so each node is drawn by about eight
-of them, as the parameters' defaults say; who is drawn is decided by the draws themselves."""
+of them, as the parameters' defaults say; who is drawn is decided by the draws themselves. Python
+looks for garbage as it does in `ps-node`."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
-from abci_app.core.credentials import Credential, save_credential
+from abci_app.core.credentials import GENESIS_ENDORSER, Credential, put
 from abci_app.core.genesis import genesis
-from abci_app.core.nodes import GENESIS_ENDORSER, Node, save_node
+from abci_app.core.nodes import Node, save_node
 from abci_app.core.parameters import Chain, Parameters, load_chain
 from abci_app.core.quotas import Quota, save_quota
 from abci_app.core.reputation import Reputation, save_reputation
 from abci_app.core.routes import refresh_route
 from abci_app.core.state import EMPTY, View
 from abci_app.core.transition import Block, transition
+from abci_app.server import tune_interpreter
 from bench.figures import Figure
 from bench.ledger_transactions import CHAIN_ID, MODEL, make_cast, make_document
 from planetserve import vrf
@@ -40,16 +42,18 @@ class SortedReader:
 
     def __init__(self, items: Mapping[bytes, bytes | None]) -> None:
         self._items = {key: value for key, value in items.items() if value is not None}
-        self._keys = sorted(self._items)
+        self._pairs = sorted(self._items.items())
+        self._keys = [key for key, _ in self._pairs]
 
     def get(self, key: bytes) -> bytes | None:
         return self._items.get(key)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        place = bisect_left(self._keys, prefix)
-        while place < len(self._keys) and self._keys[place].startswith(prefix):
-            yield self._keys[place], self._items[self._keys[place]]
-            place += 1
+        start = bisect_left(self._keys, prefix)
+        # A prefix begins with a store's name, so there is a byte that can be raised by one.
+        stem = prefix.rstrip(b"\xff")
+        end = bisect_left(self._keys, stem[:-1] + bytes([stem[-1] + 1]), start)
+        return iter(self._pairs[start:end])
 
 
 def settlement_figures() -> list[Figure]:
@@ -81,6 +85,7 @@ def _measure(nodes: int) -> tuple[float, int]:
     """The median of the processor seconds for the block that settles, and how many reveals it
     finds."""
     reader, chain, reveals = _state(nodes)
+    tune_interpreter()
     last = chain.epoch.start + chain.parameters.epoch_blocks - 1
     taken = []
     for _ in range(REPEATS):
@@ -106,7 +111,7 @@ def _state(nodes: int) -> tuple[SortedReader, Chain, int]:
     for number in range(nodes):
         node = _node(number)
         save_node(view, node)
-        save_credential(view, node.id, "model", GENESIS_ENDORSER, Credential(0, NEVER))
+        put(view, node.id, "model", GENESIS_ENDORSER, Credential(0, NEVER))
         save_reputation(view, node.id, steady)
         refresh_route(view, node.id, 1)
         identifiers.append(node.id)
@@ -137,5 +142,4 @@ def _node(number: int) -> Node:
         model=MODEL,
         operator=node_id(key).hex()[:8],
         registered=1,
-        candidate=False,
     )
