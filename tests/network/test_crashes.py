@@ -19,7 +19,7 @@ from abci_app.crash import EXIT_CODE, VARIABLE
 from abci_app.home import SNAPSHOTS
 from planetserve.ledger import LedgerClient
 from planetserve.statekeys import account_key
-from planetserve.transactions import ENDORSE, REGISTER, UPDATE, endorse, sign_transaction
+from planetserve.transactions import UPDATE, sign_transaction
 from tests.network.validators import (
     CHAIN_ID,
     Chain,
