@@ -33,7 +33,7 @@ from planetserve.light.proven import (
 )
 from planetserve.light.source import both
 from planetserve.network import Network
-from planetserve.records import ChainStatus, RouteSet, chain_status, route_set
+from planetserve.records import ChainStatus, NodeRecord, RouteSet, chain_status, route_set
 from planetserve.rpc import NoAnswer, Rpc, RpcError, nobody_answered, to_base64
 from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, account_key
 from planetserve.transactions import sign_transaction
@@ -126,6 +126,12 @@ class LedgerClient:
         records = proven.stores["routes"].values()
         self._routes = route_set(proven.height, proven.roots["routes"], records)
         return self._routes
+
+    async def waiting(self) -> tuple[NodeRecord, ...]:
+        """Nodes that nobody endorses, or that have retired, in ascending order of ids."""
+        proven = await self.read(stores=("waiting",))
+        nodes = (NodeRecord.from_wire(item) for item in proven.stores["waiting"].values())
+        return tuple(sorted(nodes, key=lambda node: node.id))
 
     async def status(self) -> ChainStatus:
         """Height, epoch and its windows, parameters and verifiers."""

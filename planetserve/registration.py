@@ -11,10 +11,12 @@ from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.records import RETIRED, NodeRecord
+from planetserve.statekeys import route_key, waiting_key
 from planetserve.transactions import REGISTER, UPDATE
 
 RETRY_S = 1.0
 MAX_RETRY_S = 15.0
+VERIFIER_ROLES = ("prober", "verifier")
 ALREADY_REGISTERED = 14
 """See `abci_app.core.codes`."""
 
@@ -28,8 +30,7 @@ async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, 
     pause_s = RETRY_S
     while True:
         try:
-            routes = await ledger.routes()
-            record = routes.find(identity.id)
+            record = await _own_record(ledger, identity)
             if record is None or record.status == RETIRED:
                 await ledger.send(identity, REGISTER, data)
                 log.info("registered", name=data["name"])
@@ -48,6 +49,16 @@ async def announce(ledger: LedgerClient, identity: Identity, data: Mapping[str, 
             pause_s = min(2 * pause_s, MAX_RETRY_S)
 
 
+async def _own_record(ledger: LedgerClient, identity: Identity) -> NodeRecord | None:
+    """In which of two stores a node is depends on whether somebody endorses it."""
+    keys = route_key(identity.id), waiting_key(identity.id)
+    proven = await ledger.read(keys)
+    found = [proven.records[key] for key in keys if proven.records[key] is not None]
+    return NodeRecord.from_wire(found[0]) if found else None
+
+
 def _says(record: NodeRecord, data: Mapping[str, Any]) -> bool:
+    """A verifier's roles are its own besides those that it announces."""
     announced = record.to_wire()
+    announced["roles"] = [role for role in record.roles if role not in VERIFIER_ROLES]
     return all(announced[name] == value for name, value in data.items())
