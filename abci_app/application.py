@@ -183,7 +183,9 @@ class Application:
                         good.append(item)
                     else:
                         failed[item.key] = min(failed.get(item.key, item.nonce), item.nonce)
-                        self._left_out.add(item.raw)
+                        # What stands behind a gap may only wait for what fills it.
+                        if outcome.code is not Code.BAD_NONCE:
+                            self._left_out.add(item.raw)
                 refilled = fitting(ordered, failed, max_bytes) if left else good
                 # What failed had no effects: without it the block comes to the same.
                 if len(refilled) == len(good):

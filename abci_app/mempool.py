@@ -27,6 +27,9 @@ FULLY_CHECKED_DUTIES = 32
 """Of a verifier's commitments and reveals. When more of them wait, blocks are what is short, and
 executing each here as well would make them shorter still."""
 
+MAX_EARLY = 1_000
+"""How far beyond its key's next a nonce may lie where it may be early."""
+
 
 class Class(IntEnum):
     DUE = 0
@@ -97,6 +100,7 @@ class Mempool:
         self._due = due_kind(window_of(chain.epoch, chain.parameters), height)
         self._verifiers = max(1, sum(1 for _ in state.scan(verifier_key(b""))))
         self._waiting: dict[bytes, Candidate] = {}
+        self._early: dict[bytes, set[int]] = {}
         self._counts: Counter[tuple[Class, bytes]] = Counter()
         self._bytes: Counter[tuple[Class, bytes]] = Counter()
 
@@ -117,26 +121,46 @@ class Mempool:
         if kind is Class.DUE and self._counts[kind, transaction.key] >= FULLY_CHECKED_DUTIES:
             context = Context(self._chain, self.height, transaction.key)
             check_duty(context, transaction.kind, transaction.data)
-            self._check_nonce(transaction)
+            self._check_nonce(transaction, early=True)
         else:
             staged = View(self._view)
             execute(staged, self._chain, self.height, transaction)
             self._view.apply(staged.writes)
+            if self._early:
+                self._pass(node_id(transaction.key), transaction.nonce + 1)
         self._add(kind, raw, transaction)
 
     def check_again(self, raw: bytes, transaction: Transaction) -> None:
         """Whether a transaction may go on waiting as far as the order of nonces says: enough as
         long as the epoch is in the same part. If it fails all the same, it is left out of
         proposals."""
-        self._check_nonce(transaction)
-        self._add(self._class_of(transaction), raw, transaction)
+        kind = self._class_of(transaction)
+        self._check_nonce(transaction, early=kind is Class.DUE)
+        self._add(kind, raw, transaction)
 
-    def _check_nonce(self, transaction: Transaction) -> None:
+    def _check_nonce(self, transaction: Transaction, *, early: bool) -> None:
+        """Whether a transaction's nonce is its key's next. When many of a key are on their way,
+        CometBFT's connections to several peers let some overtake others; to refuse each that
+        comes `early` would lose all that follow it at this node. Proposals put them in order."""
         sender = node_id(transaction.key)
         expected = next_nonce(self._view, sender)
-        if transaction.nonce != expected:
+        gap = transaction.nonce - expected
+        if early and 0 < gap < MAX_EARLY:
+            ahead = self._early.setdefault(sender, set())
+            if transaction.nonce not in ahead:
+                ahead.add(transaction.nonce)
+                return
+        if gap:
             raise Rejected(Code.BAD_NONCE, f"{expected} is next")
-        self._view.save_ordered(account_key(sender), {"nonce": expected + 1})
+        self._pass(sender, expected + 1)
+
+    def _pass(self, sender: bytes, following: int) -> None:
+        """Let the nonce `following` be the next of a key, or the first after it that has not come
+        early."""
+        ahead = self._early.get(sender, ())
+        while following in ahead:
+            following += 1
+        self._view.save_ordered(account_key(sender), {"nonce": following})
 
     def _class_of(self, transaction: Transaction) -> Class:
         standing = self.ranks.standing(transaction.key)

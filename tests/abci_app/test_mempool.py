@@ -141,6 +141,45 @@ def test_bytes_are_bounded_too(world: World, monkeypatch: pytest.MonkeyPatch) ->
         assert codes == [Code.OK] * most + [Code.SENDER_LIMIT] * (9 - most), (kind, each)
 
 
+def test_of_many_duties_some_may_come_before_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do when peers pass them on side by side: none is lost that another overtook."""
+    monkeypatch.setattr(mempool, "FULLY_CHECKED_DUTIES", 1)
+    pool = Waiting(world).pool
+    data = transactions.commit(epoch=0, node=MODEL.id, commitment=bytes(32))
+    first = next_nonce(world.state, VERIFIERS[0].id)
+
+    def send(offset: int, kind: str = COMMIT, again: bool = False) -> Code:
+        content = data if kind == COMMIT else endorsement_of(RELAY.id)
+        raw = sign_transaction(VERIFIERS[0], CHAIN_ID, first + offset, kind, content)
+        check = pool.check_again if again else pool.check
+        try:
+            check(raw, read_transaction(raw, CHAIN_ID))
+        except Rejected as rejected:
+            return rejected.code
+        return Code.OK
+
+    assert send(1) is Code.BAD_NONCE, "of the first few none may"
+    assert send(0) is Code.OK
+    assert [send(offset) for offset in (3, 2, 2, 5, 0)] == [
+        *[Code.OK, Code.OK, Code.BAD_NONCE, Code.OK, Code.BAD_NONCE]
+    ]
+    assert send(3 + mempool.MAX_EARLY) is Code.BAD_NONCE
+    assert send(4, ENDORSE) is Code.BAD_NONCE, "of other kinds none may"
+    assert send(1) is Code.OK
+    assert send(4, ENDORSE) is Code.OK
+    assert [send(offset) for offset in (5, 6)] == [Code.BAD_NONCE, Code.OK]
+
+    pool = Waiting(world).pool
+    codes = [send(offset, again=True) for offset in (2, 1, 0, 3)]
+    assert codes == [Code.OK] * 4, "so it is when they are checked again"
+
+
+def endorsement_of(node: bytes) -> dict[str, Any]:
+    return transactions.endorse(node=node, role="relay", expires=FAR)
+
+
 def test_of_many_duties_what_needs_no_state_is_always_checked(world: World) -> None:
     waiting = Waiting(world)
     assert waiting.commit(RELAY.id) is Code.UNKNOWN_NODE
