@@ -17,8 +17,8 @@ from abci_app.store import Store, open_store
 from planetserve.encoding import decode, encode
 from planetserve.merkle import map_root, root_of, verify_record
 from planetserve.statekeys import STORES, store_of
-from planetserve.transactions import REGISTER, sign_transaction
-from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, app_state, registration
+from planetserve.transactions import ENDORSE, REGISTER, endorse, sign_transaction
+from tests.abci_app.world import CHAIN_ID, FAR, RELAY, VERIFIERS, app_state, registration
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def application(tmp_path: Path) -> Iterator[Application]:
     started = Application(store, CHAIN_ID)
     started.init_chain(CHAIN_ID, app_state())
     raw = sign_transaction(RELAY, CHAIN_ID, 0, REGISTER, registration(RELAY))
-    for height, raws in enumerate(([raw], [], []), start=1):
+    data = endorse(node=RELAY.id, role="relay", expires=FAR)
+    admission = sign_transaction(VERIFIERS[0], CHAIN_ID, 0, ENDORSE, data)
+    for height, raws in enumerate(([raw, admission], [], []), start=1):
         started.finalize(height, raws)
         started.commit()
     yield started
