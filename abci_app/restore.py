@@ -133,7 +133,8 @@ class StateSync:
             return self._refuse(Applied.SNAPSHOT_REFUSED, "the app hash is another")
         require_known(load_chain(self._store.latest).version)
         crash_point("restore-before-write")
-        self._store.commit(Head(running.height, running.app_hash, running.roots), {}, {})
+        head = Head(running.height, running.app_hash, running.roots)
+        self._store.commit(head, {}, {}, restored=True)
         self._running = None
         self._application.restored()
         log.info("the snapshot is restored", height=running.height)

@@ -5,10 +5,14 @@
                               emptied whole, 8 bytes
     m/ NAME                   chain id, format, height, app hash, store roots
     m/ roots/ HEIGHT          the roots of recent heights, to find where two nodes part
+    m/ restoring              there while a restore runs: all that is here may be dropped
+    m/ restored               there from the end of a restore to the next block
 
 `commit` writes one synced batch, so after a crash the database holds one height, whole. A store
 that is emptied leaves its tree's nodes behind under an old generation; `sweep` deletes them when
-there is time. A database without a height holds nothing: what a broken restore left is dropped.
+there is time. A database without a height holds nothing, except for what a restore that broke off
+left there. Every read checks LevelDB's checksums: a changed bit on the disk ends the node instead
+of taking it to another app hash.
 """
 
 from __future__ import annotations
@@ -37,9 +41,20 @@ KEPT_ROOTS = 1_000
 """Heights whose roots stay readable."""
 SWEPT_AT_ONCE = 1_000
 FORMAT_KEY, CHAIN_KEY, HEAD_KEY = b"m/format", b"m/chain_id", b"m/head"
+RESTORING_KEY, RESTORED_KEY = b"m/restoring", b"m/restored"
 RECORDS, TREES, ROOTS = b"s/", b"t/", b"m/roots/"
 
 TreeNodes = Mapping[tuple[str, bytes], "bytes | None"]
+
+
+class DamagedError(ConfigurationError):
+    """LevelDB has found bytes that are not what was written."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(
+            f"the ledger's database{f' {folder}' if folder else ''} is damaged; move it away and "
+            "let the node fetch the chain again. Nothing was changed"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +88,35 @@ class Snapshot:
         return self.head.roots
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._snapshot.get(RECORDS + key)
-        return value
+        """Raises `DamagedError`, as all reads do."""
+        return self._read(RECORDS + key)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with self._snapshot.iterator(prefix=RECORDS + prefix) as iterator:
-            for key, value in iterator:
-                yield key[2:], value
+        return self._scan(prefix, fill_cache=True)
 
     def everything(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every record in ascending order of keys, its checksum verified on the way."""
-        with self._snapshot.iterator(
-            prefix=RECORDS, verify_checksums=True, fill_cache=False
-        ) as iterator:
-            for key, value in iterator:
-                yield key[2:], value
+        """Every record in ascending order of keys, past the cache."""
+        return self._scan(b"", fill_cache=False)
 
     def tree_node(self, store: str, path: bytes) -> bytes | None:
-        value: bytes | None = self._snapshot.get(tree_key(self.head, store, path))
+        return self._read(tree_key(self.head, store, path))
+
+    def _read(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._snapshot.get(key, verify_checksums=True)
+        except plyvel.Error as error:
+            raise DamagedError from error
         return value
+
+    def _scan(self, prefix: bytes, *, fill_cache: bool) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            with self._snapshot.iterator(
+                prefix=RECORDS + prefix, verify_checksums=True, fill_cache=fill_cache
+            ) as iterator:
+                for key, value in iterator:
+                    yield key[len(RECORDS) :], value
+        except plyvel.Error as error:
+            raise DamagedError from error
 
 
 class Store:
@@ -100,6 +125,7 @@ class Store:
 
     def __init__(self, database: plyvel.DB, head: Head) -> None:
         self._database = database
+        self._fresh = self.restored
         self._states: tuple[Snapshot, Snapshot | None] = (Snapshot(database.snapshot(), head), None)
 
     @property
@@ -119,10 +145,24 @@ class Store:
     def head(self) -> Head:
         return self.latest.head
 
-    def commit(self, head: Head, writes: Writes, nodes: TreeNodes) -> None:
-        """Make `head` the committed state: one batch, on disk before this returns."""
+    @property
+    def restored(self) -> bool:
+        """Whether the state was restored and no block was committed since. Consensus may know
+        nothing of it yet."""
+        return self._database.get(RESTORED_KEY) is not None
+
+    def commit(
+        self, head: Head, writes: Writes, nodes: TreeNodes, *, restored: bool = False
+    ) -> None:
+        """Make `head` the committed state: one batch, on disk before this returns. `restored`
+        says that it is the end of a restore."""
         with self._database.write_batch(transaction=True, sync=True) as batch:
             _put_state(batch, head, writes, nodes)
+            if restored:
+                batch.delete(RESTORING_KEY)
+                batch.put(RESTORED_KEY, str(head.height).encode())
+            elif self._fresh:
+                batch.delete(RESTORED_KEY)
             batch.put(HEAD_KEY, _encode_head(head))
             batch.put(
                 ROOTS + big_endian(head.height),
@@ -132,12 +172,13 @@ class Store:
                 batch.delete(ROOTS + big_endian(head.height - KEPT_ROOTS))
             crash_point("before-write")
         crash_point("after-write")
+        self._fresh = restored
         former = self.latest if self.head.height else None
         self._states = (Snapshot(self._database.snapshot(), head), former)
 
     def roots_at(self, height: int) -> tuple[bytes, Mapping[str, bytes]] | None:
         """The app hash and roots of a recent height."""
-        stored = self._database.get(ROOTS + big_endian(height))
+        stored = self._database.get(ROOTS + big_endian(height), verify_checksums=True)
         if stored is None:
             return None
         content = decode(stored)
@@ -149,17 +190,34 @@ class Store:
         if self.head.height:
             raise ValueError("a ledger that has a height is not restored over")
         with self._database.write_batch(transaction=True, sync=True) as batch:
+            batch.put(RESTORING_KEY, b"")
             _put_state(batch, head, writes, nodes)
         self._states = (Snapshot(self._database.snapshot(), self.head), None)
 
     def drop_loaded(self) -> None:
-        """Delete what `load` has put in place without a `commit`."""
+        """Delete what `load` has put in place without a `commit`, and give back its room."""
         if self.head.height:
             raise ValueError("a ledger that has a height is not emptied")
-        for prefix in (RECORDS, TREES):
+        dropped = False
+        for prefix in (RECORDS, TREES, ROOTS):
             while self._delete_some(prefix, prefix[:-1] + b"0"):
-                pass
+                dropped = True
+        self._database.delete(RESTORING_KEY, sync=True)
+        if dropped:
+            self.compact()
         self._states = (Snapshot(self._database.snapshot(), NOTHING), None)
+
+    def drop_restored(self) -> None:
+        """Empty a ledger whose state was restored and that has committed no block since."""
+        if not self.restored:
+            raise ValueError("only a ledger that was just restored is emptied")
+        with self._database.write_batch(transaction=True, sync=True) as batch:
+            batch.put(RESTORING_KEY, b"")
+            batch.delete(HEAD_KEY)
+            batch.delete(RESTORED_KEY)
+        self._fresh = False
+        self._states = (Snapshot(self._database.snapshot(), NOTHING), None)
+        self.drop_loaded()
 
     def sweep(self) -> bool:
         """Delete some of the tree nodes of older generations; whether there may be more."""
@@ -223,11 +281,14 @@ def open_store(folder: Path, chain_id: str) -> Store:
         store = Store(database, _checked_head(database, folder, chain_id))
         if store.head.height:
             _check_trees(store, folder)
-        else:
+        elif database.get(RESTORING_KEY, verify_checksums=True) is not None:
             store.drop_loaded()
+        elif not _is_empty(database):
+            # Not a restore that broke off, so something took the height away.
+            raise DamagedError(folder)
     except plyvel.Error as error:
         database.close()
-        raise _damaged(folder) from error
+        raise DamagedError(folder) from error
     except ConfigurationError:
         database.close()
         raise
@@ -235,17 +296,18 @@ def open_store(folder: Path, chain_id: str) -> Store:
 
 
 def _checked_head(database: plyvel.DB, folder: Path, chain_id: str) -> Head:
-    stored_format, stored_chain = database.get(FORMAT_KEY), database.get(CHAIN_KEY)
+    stored_format = database.get(FORMAT_KEY, verify_checksums=True)
+    stored_chain = database.get(CHAIN_KEY, verify_checksums=True)
     if stored_format is None and stored_chain is None:
         with database.iterator(include_value=False) as iterator:
             if next(iterator, None) is not None:
-                raise _damaged(folder)
+                raise DamagedError(folder)
         with database.write_batch(transaction=True, sync=True) as batch:
             batch.put(FORMAT_KEY, str(FORMAT).encode())
             batch.put(CHAIN_KEY, chain_id.encode())
         return NOTHING
     if stored_format is None or stored_chain is None or not stored_format.isdigit():
-        raise _damaged(folder)
+        raise DamagedError(folder)
     if int(stored_format) != FORMAT:
         raise ConfigurationError(
             f"the ledger's database {folder} has format {int(stored_format)} and this version of "
@@ -257,8 +319,16 @@ def _checked_head(database: plyvel.DB, folder: Path, chain_id: str) -> Head:
             f"{stored_chain.decode(errors='replace')!r}, not to {chain_id!r}; give each chain a "
             "home of its own"
         )
-    stored_head = database.get(HEAD_KEY)
+    stored_head = database.get(HEAD_KEY, verify_checksums=True)
     return NOTHING if stored_head is None else _decode_head(stored_head, folder)
+
+
+def _is_empty(database: plyvel.DB) -> bool:
+    for prefix in (RECORDS, TREES, ROOTS):
+        with database.iterator(prefix=prefix, include_value=False) as iterator:
+            if next(iterator, None) is not None:
+                return False
+    return True
 
 
 def _check_trees(store: Store, folder: Path) -> None:
@@ -266,14 +336,7 @@ def _check_trees(store: Store, folder: Path) -> None:
     latest = store.latest
     roots = {name: root_of(partial(latest.tree_node, name)) for name in STORES}
     if roots != latest.head.roots or app_hash(roots) != latest.head.app_hash:
-        raise _damaged(folder)
-
-
-def _damaged(folder: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"the ledger's database {folder} is damaged; move it away and let the node fetch the "
-        "chain again. Nothing was changed"
-    )
+        raise DamagedError(folder)
 
 
 def tree_key(head: Head, store: str, path: bytes) -> bytes:
@@ -315,5 +378,5 @@ def _decode_head(stored: bytes, folder: Path) -> Head:
         if set(head.roots) != set(STORES) or not set(head.generations) <= set(STORES):
             raise ValueError("stores")
     except (EncodingError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder) from error
+        raise DamagedError(folder) from error
     return head

@@ -13,7 +13,16 @@ import pytest
 from abci_app.application import Application
 from abci_app.core.apphash import advance, app_hash
 from abci_app.core.merkle import compact_proof, root_of, update
-from abci_app.store import FORMAT_KEY, HEAD_KEY, TREES, Head, Store, open_store
+from abci_app.store import (
+    FORMAT_KEY,
+    HEAD_KEY,
+    NOTHING,
+    TREES,
+    DamagedError,
+    Head,
+    Store,
+    open_store,
+)
 from planetserve.errors import ConfigurationError
 from planetserve.merkle import verify_record
 from planetserve.statekeys import STORES
@@ -256,3 +265,73 @@ def test_what_does_not_belong_together_is_refused(folder: Path, change: str) -> 
     database.close()
     with pytest.raises(ConfigurationError, match="is damaged; move it away"):
         open_store(folder, CHAIN_ID)
+
+
+def test_a_height_that_is_missing_is_damage_and_no_empty_ledger(folder: Path) -> None:
+    committed(folder, 3)
+    database = plyvel.DB(str(folder))
+    head = database.get(HEAD_KEY)
+    database.delete(HEAD_KEY)
+    database.close()
+    with pytest.raises(ConfigurationError, match="is damaged; move it away"):
+        open_store(folder, CHAIN_ID)
+    database = plyvel.DB(str(folder))
+    database.put(HEAD_KEY, head)
+    database.close()
+    store = open_store(folder, CHAIN_ID)
+    assert store.head.height == 3
+    store.close()
+
+
+def test_a_changed_bit_is_never_read(folder: Path) -> None:
+    """Of a table whose damaged part the start does not look at."""
+    store = open_store(folder, CHAIN_ID)
+    writes: dict[bytes, bytes | None] = {
+        b"accounts/%05d" % number: b"VALUE%05d" % number * 20 for number in range(3_000)
+    }
+    roots, nodes = advance(store.latest.tree_node, store.head.roots, writes)
+    store.commit(Head(5, app_hash(roots), roots), writes, nodes)
+    store.compact()
+    store.close()
+    (table,) = (path for path in folder.glob("*.ldb") if b"VALUE" in path.read_bytes())
+    content = bytearray(table.read_bytes())
+    content[content.index(b"VALUE", content.rindex(b"VALUE") // 2)] ^= 1
+    table.write_bytes(content)
+    store = open_store(folder, CHAIN_ID)
+    latest = store.latest
+
+    def read_all() -> None:
+        assert {key: latest.get(key) for key in writes} == writes
+
+    with pytest.raises(DamagedError, match="is damaged"):
+        read_all()
+    for read in (latest.everything, partial(latest.scan, b"accounts/")):
+        with pytest.raises(DamagedError, match="is damaged"):
+            list(read())
+    store.close()
+
+
+def test_the_end_of_a_restore_is_marked_until_the_next_block(folder: Path) -> None:
+    store = open_store(folder, CHAIN_ID)
+    with pytest.raises(ValueError, match="just restored"):
+        store.drop_restored()
+    writes: dict[bytes, bytes | None] = {b"nodes/%d" % number: b"v" for number in range(5)}
+    roots, nodes = advance(store.latest.tree_node, store.head.roots, writes)
+    store.load(store.head, writes, nodes)
+    store.commit(Head(7, app_hash(roots), roots), {}, {}, restored=True)
+    store.close()
+    store = open_store(folder, CHAIN_ID)
+    assert (store.head.height, store.restored) == (7, True)
+    store.drop_restored()
+    assert (store.head, store.restored, list(store.latest.everything())) == (NOTHING, False, [])
+    assert store.roots_at(7) is None
+    store.close()
+    store = open_store(folder, CHAIN_ID)
+    store.load(store.head, writes, nodes)
+    store.commit(Head(7, app_hash(roots), roots), {}, {}, restored=True)
+    store.commit(Head(8, app_hash(roots), roots), {}, {})
+    assert not store.restored
+    store.close()
+    store = open_store(folder, CHAIN_ID)
+    assert (store.head.height, store.restored) == (8, False)
+    store.close()
