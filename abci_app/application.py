@@ -283,7 +283,8 @@ class Application:
             return answer(state, path, data, self._stores, self._store.roots_at, proven=proven)
 
     def restored(self) -> None:
-        """Go on from the state that state sync has put in the store; the caller holds `lock`."""
+        """Go on from the state that state sync has put in the store, or from none when it has
+        emptied it; the caller holds `lock`."""
         self._begin()
 
     @property
@@ -306,6 +307,7 @@ class Application:
         self._checked_phase = None if self._mempool is None else self._mempool.phase
         self._version = 0
         if not self.has_state:
+            self._mempool = None
             return
         state = self._state()
         chain = load_chain(state)

@@ -58,9 +58,22 @@ def init(
     snapshot_blocks: Annotated[
         int, typer.Option(min=0, help="Make a snapshot every so many blocks; 0: none.")
     ] = 1_000,
+    keep_snapshots: Annotated[int, typer.Option(min=1, max=100, help="Keep so many of them.")] = 2,
     keep_blocks: Annotated[
         int, typer.Option(min=0, help="Delete blocks older than this; 0: none.")
     ] = 0,
+    keep_hours: Annotated[
+        int, typer.Option(min=0, help="But never blocks younger than this.")
+    ] = 360,
+    restore_mib: Annotated[
+        int, typer.Option(min=1, help="The most that a snapshot to join from may take.")
+    ] = 32_768,
+    tx_index: Annotated[
+        str, typer.Option(help="kv lets clients find transactions here; null saves its room.")
+    ] = "kv",
+    local: Annotated[
+        bool, typer.Option("--local", help="All nodes share a machine and know each other.")
+    ] = False,
     state_sync: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +90,7 @@ def init(
     """Make a home with new keys; prints what the other validators need to know."""
     import os
 
-    from abci_app.config_file import StateSyncFrom
+    from abci_app.config_file import Schedule, StateSyncFrom
     from abci_app.home import node_id_of, public_key_of, read_settings, write_home
     from abci_app.transfer import check_genesis
     from planetserve.errors import UsageError
@@ -98,8 +111,15 @@ def init(
         rpc=rpc,
         peers=peer or [],
         block_interval_s=block_interval_s,
-        snapshot_blocks=snapshot_blocks,
-        keep_blocks=keep_blocks,
+        schedule=Schedule(
+            snapshot_blocks=snapshot_blocks,
+            keep_snapshots=keep_snapshots,
+            keep_blocks=keep_blocks,
+            keep_hours=keep_hours,
+            restore_mib=restore_mib,
+        ),
+        tx_index=tx_index,
+        local=local,
         state_sync=StateSyncFrom(state_sync.split(","), trust_height, trust_hash)
         if state_sync and trust_height and trust_hash
         else None,
@@ -140,6 +160,23 @@ def import_(
     typer.echo(f"moved aside    {aside}")
     if imported:
         typer.echo(f"app hash       {imported}")
+
+
+@app.command()
+def compact(
+    home: Home,
+    cometbft: Annotated[
+        Path | None, typer.Option(help="The CometBFT binary, if not the one of `make setup`.")
+    ] = None,
+) -> None:
+    """Give back the room of what a stopped node has deleted; takes minutes on a large one."""
+    from abci_app.cometbft import compact_databases, find_cometbft
+    from abci_app.transfer import stopped_store
+
+    binary = find_cometbft(cometbft)
+    with stopped_store(home) as store:
+        store.compact()
+    compact_databases(binary, home)
 
 
 @app.command()

@@ -11,6 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +23,15 @@ VERSION = "0.38.25"
 STOP_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 1.0
 MAX_STATUS_BYTES = 1 << 20
+OUTPUT_BYTES = 1 << 16
+MAX_LINE_BYTES = 1 << 16
+SYNC_FAILURES = (
+    b"State sync failed",
+    b"Failed to bootstrap node with new state",
+    b"Failed to store last seen commit",
+    b"Failed to switch to block sync",
+)
+"""CometBFT 0.38's `node/setup.go`."""
 PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,8 +65,29 @@ def find_cometbft(named: Path | None) -> Path:
     return found.resolve()
 
 
-async def start_cometbft(binary: Path, home: Path) -> asyncio.subprocess.Process:
-    """Start `cometbft start` in `home`, with our standard output and error.
+def compact_databases(binary: Path, home: Path) -> None:
+    """Let CometBFT compact its own databases in the home of a stopped node. Raises
+    `ConfigurationError`."""
+    done = subprocess.run(
+        [binary, "experimental-compact-goleveldb", "--home", home],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    # It ends with 0 when a database cannot be opened.
+    failure = next((line for line in done.stdout.splitlines() if "failed to" in line), "")
+    if done.returncode or failure:
+        raise ConfigurationError(
+            f"CometBFT could not compact the databases of {home}: {failure or done.stdout.strip()}"
+        )
+
+
+async def start_cometbft(
+    binary: Path, home: Path, *, piped: bool = False
+) -> asyncio.subprocess.Process:
+    """Start `cometbft start` in `home`, with our standard output and error; `piped` leaves its
+    output to `relay_output`.
 
     It gets a session of its own, so that Ctrl-C reaches only us and we can stop it in order. It
     dies with us however we end: it stops by itself when ABCI breaks, and the kernel kills it.
@@ -74,9 +106,29 @@ async def start_cometbft(binary: Path, home: Path) -> asyncio.subprocess.Process
         home,
         cwd=home,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if piped else None,
         start_new_session=True,
         preexec_fn=die_with_parent,
     )
+
+
+async def relay_output(
+    process: asyncio.subprocess.Process, on_sync_failure: Callable[[str], None]
+) -> None:
+    """Pass the output of a process that was started `piped` on to ours. `on_sync_failure` gets
+    the line in which it says that it could not join from a snapshot, which it says nowhere else:
+    it then goes on and waits for ever."""
+    if process.stdout is None:
+        raise ValueError("the output of the process is not piped")
+    rest = b""
+    while data := await process.stdout.read(OUTPUT_BYTES):
+        with suppress(OSError):
+            os.write(sys.stdout.fileno(), data)
+        *lines, rest = (rest + data).split(b"\n")
+        rest = rest[-MAX_LINE_BYTES:]
+        for line in lines:
+            if any(words in line for words in SYNC_FAILURES):
+                on_sync_failure(line.decode(errors="replace").strip())
 
 
 async def stop_cometbft(process: asyncio.subprocess.Process) -> None:

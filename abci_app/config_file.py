@@ -5,7 +5,6 @@ Settings that are not written keep their defaults. CometBFT skips the section th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,20 +15,34 @@ from planetserve.transactions import MAX_TRANSACTION_BYTES
 
 SECTION = "planetserve"
 SNAPSHOT_BLOCKS = 1_000
-MAX_BLOCKS = 1 << 53
+MAX_NUMBER = 1 << 53
 SPARE = 1_000
+KEEP_HOURS = 360
+"""As long as evidence counts (`abci_app.home`), and longer than readers trust a header
+(`planetserve.network`): they verify later headers from it."""
+KEEP_SNAPSHOTS = 2
+RESTORE_MIB = 32 << 10
+TX_INDEXES = ("kv", "null")
 MIN_RPC_SERVERS = 2
 TRUST_PERIOD_HOURS = 168
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All in blocks. A snapshot is made at each multiple of `snapshot_blocks` (0: never).
-    CometBFT keeps at least `keep_blocks` (0: all) and what `evidence_blocks` may concern."""
+    """A snapshot is made at each multiple of `snapshot_blocks` (0: never), and `keep_snapshots`
+    of them are kept. CometBFT keeps at least `keep_blocks` (0: all), what `evidence_blocks` may
+    concern, and all blocks of the last `keep_hours`. A snapshot of more than `restore_mib` MiB is
+    not restored."""
 
     snapshot_blocks: int = 0
     keep_blocks: int = 0
+    keep_hours: int = 0
+    keep_snapshots: int = KEEP_SNAPSHOTS
+    restore_mib: int = RESTORE_MIB
     evidence_blocks: int = 0
+
+
+DEFAULT_SCHEDULE = Schedule(snapshot_blocks=SNAPSHOT_BLOCKS, keep_hours=KEEP_HOURS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +79,20 @@ def config_text(
     abci: str,
     peers: Sequence[str],
     block_interval_s: float,
-    snapshot_blocks: int,
-    keep_blocks: int,
+    schedule: Schedule,
+    tx_index: str,
+    local: bool,
     state_sync: StateSyncFrom | None,
 ) -> str:
-    """A round costs a few gossip steps on top of `timeout_commit`, and a dead proposer costs
+    """`local` is for networks whose nodes share a machine and know each other. Raises
+    `ConfigurationError`.
+
+    A round costs a few gossip steps on top of `timeout_commit`, and a dead proposer costs
     `timeout_propose`; both follow the block interval."""
+    if tx_index not in TX_INDEXES:
+        raise ConfigurationError(f"a transaction index is one of {', '.join(TX_INDEXES)}")
+    if not moniker.strip() or not all(" " <= character <= "~" for character in moniker):
+        raise ConfigurationError("a moniker is printable ASCII, as CometBFT wants it")
     commit_ms = max(10, round(block_interval_s * 850))
     propose_ms = max(200, round(block_interval_s * 1000))
     vote_ms = max(100, propose_ms // 2)
@@ -95,9 +116,7 @@ unsafe = false
 laddr = {_quoted(f"tcp://{p2p}")}
 persistent_peers = {_quoted(",".join(peers))}
 persistent_peers_max_dial_period = "10s"
-addr_book_strict = false
-allow_duplicate_ip = true
-pex = false
+{LOCAL_PEERS if local else OPEN_PEERS}\
 max_num_inbound_peers = 40
 max_num_outbound_peers = 40
 flush_throttle_timeout = "10ms"
@@ -125,16 +144,36 @@ peer_gossip_sleep_duration = "{gossip_ms}ms"
 discard_abci_responses = false
 
 [tx_index]
-indexer = "kv"
+# "kv" lets clients find the transactions that they have sent here; it is never pruned. "null"
+# saves its room.
+indexer = {_quoted(tx_index)}
 
 [instrumentation]
 prometheus = false
 
 [{SECTION}]
 # A snapshot that new nodes can join from is made at each multiple of so many blocks; 0: none.
-snapshot_blocks = {snapshot_blocks}
+snapshot_blocks = {schedule.snapshot_blocks}
+# The newest so many are kept.
+keep_snapshots = {schedule.keep_snapshots}
 # Blocks older than this are deleted, unless evidence or a snapshot still needs them; 0: none.
-keep_blocks = {keep_blocks}
+keep_blocks = {schedule.keep_blocks}
+# No block younger than this is deleted: evidence may concern it, and readers may trust it.
+keep_hours = {schedule.keep_hours}
+# When this node joins from a snapshot, the most that it may take, in MiB.
+restore_mib = {schedule.restore_mib}
+"""
+
+
+OPEN_PEERS = """\
+addr_book_strict = true
+allow_duplicate_ip = false
+pex = true
+"""
+LOCAL_PEERS = """\
+addr_book_strict = false
+allow_duplicate_ip = true
+pex = false
 """
 
 
@@ -164,19 +203,36 @@ def read_schedule(config: Mapping[str, Any], genesis: Mapping[str, Any]) -> Sche
             "the genesis document must have consensus_params.evidence.max_age_num_blocks"
         ) from None
     return Schedule(
-        snapshot_blocks=_blocks(section, "snapshot_blocks", SNAPSHOT_BLOCKS),
-        keep_blocks=_blocks(section, "keep_blocks", 0),
+        snapshot_blocks=_number(section, "snapshot_blocks", SNAPSHOT_BLOCKS, "of blocks"),
+        keep_snapshots=_number(section, "keep_snapshots", KEEP_SNAPSHOTS, "of snapshots", 1, 100),
+        keep_blocks=_number(section, "keep_blocks", 0, "of blocks"),
+        keep_hours=_number(section, "keep_hours", KEEP_HOURS, "of hours"),
+        restore_mib=_number(section, "restore_mib", RESTORE_MIB, "of MiB", 1),
         evidence_blocks=evidence,
     )
 
 
-def _blocks(section: Any, name: str, default: int) -> int:
+def _number(
+    section: Any, name: str, default: int, what: str, low: int = 0, high: int = MAX_NUMBER
+) -> int:
     value = section.get(name, default) if isinstance(section, dict) else None
-    if type(value) is not int or not 0 <= value <= MAX_BLOCKS:
-        raise ConfigurationError(f"{SECTION}.{name} is a number of blocks, 0 for never")
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigurationError(f"{SECTION}.{name} is a number {what}, from {low} to {high}")
     return value
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are among TOML's."""
-    return json.dumps(text)
+    """A TOML basic string."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{text!r} is no text that a file can hold") from None
+    escaped = "".join(
+        f"\\u{ord(character):04x}"
+        if character < " " or character == "\x7f"
+        else f"\\{character}"
+        if character in '\\"'
+        else character
+        for character in text
+    )
+    return f'"{escaped}"'

@@ -52,6 +52,7 @@ class Handlers:
         self._metrics = metrics
         self._operations = operations
         self._checks = 0
+        self._block_time_s = 0
         self._answers = {
             field.name: (getattr(self, f"_{field.name}"), metrics.seconds.labels(field.name))
             for field in abci.Request.DESCRIPTOR.fields
@@ -169,6 +170,7 @@ class Handlers:
         staged = self._application.finalize(
             request.height, request.txs, _misbehaving(request.misbehavior)
         )
+        self._block_time_s = request.time.seconds
         result = staged.result
         self._metrics.count(result)
         version = staged.new_version
@@ -188,7 +190,7 @@ class Handlers:
         self._metrics.height.set(state.height)
         if self._operations is None:
             return abci.ResponseCommit()
-        self._operations.housekeeping.committed(state)
+        self._operations.housekeeping.committed(state, self._block_time_s)
         retained = self._operations.housekeeping.retain_height(state.height)
         return abci.ResponseCommit(retain_height=retained)
 

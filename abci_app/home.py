@@ -19,7 +19,7 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from abci_app.config_file import (
-    SNAPSHOT_BLOCKS,
+    DEFAULT_SCHEDULE,
     Schedule,
     StateSyncFrom,
     config_text,
@@ -36,6 +36,8 @@ DATABASE, SNAPSHOTS = Path("data/ledger"), Path("data/snapshots")
 DEFAULT_ABCI = "unix://app.sock"
 """Relative to the home, where `ps-node` and the CometBFT that it starts both run."""
 BLOCK_BYTES = 1 << 20
+EVIDENCE_AGE_HOURS = 360
+"""Longer than readers trust a header: who deceives them can be convicted all that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Settings:
     abci: str
     rpc: str
     schedule: Schedule
+    state_sync: bool = False
+    """Whether CometBFT joins from a snapshot when it has no state."""
 
 
 def make_genesis(
@@ -122,7 +126,7 @@ def make_genesis(
             "block": {"max_bytes": str(BLOCK_BYTES), "max_gas": "-1"},
             "evidence": {
                 "max_age_num_blocks": "100000",
-                "max_age_duration": "172800000000000",
+                "max_age_duration": str(EVIDENCE_AGE_HOURS * 3600 * 10**9),
                 "max_bytes": str(BLOCK_BYTES // 8),
             },
             "validator": {"pub_key_types": ["ed25519"]},
@@ -171,8 +175,9 @@ def write_home(
     abci: str = DEFAULT_ABCI,
     peers: Sequence[str] = (),
     block_interval_s: float = 1.0,
-    snapshot_blocks: int = SNAPSHOT_BLOCKS,
-    keep_blocks: int = 0,
+    schedule: Schedule = DEFAULT_SCHEDULE,
+    tx_index: str = "kv",
+    local: bool = False,
     state_sync: StateSyncFrom | None = None,
 ) -> None:
     """Write a home. `p2p` and `rpc` are HOST:PORT, `peers` are ID@HOST:PORT of the other
@@ -182,8 +187,6 @@ def write_home(
     key_path = home / CONSENSUS_KEY
     if key_path.exists():
         raise ConfigurationError(f"{home} is a validator's home already; use an empty folder")
-    for folder in (home, home / "config", home / "data"):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     config = config_text(
         moniker=moniker,
         p2p=p2p,
@@ -191,12 +194,16 @@ def write_home(
         abci=abci,
         peers=peers,
         block_interval_s=block_interval_s,
-        snapshot_blocks=snapshot_blocks,
-        keep_blocks=keep_blocks,
+        schedule=schedule,
+        tx_index=tx_index,
+        local=local,
         state_sync=state_sync,
     )
-    (home / CONFIG).write_text(config)
-    (home / GENESIS).write_text(genesis)
+    for folder in (home, home / "config", home / "data"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    (home / CONFIG).write_text(config, encoding="utf-8")
+    (home / GENESIS).write_text(genesis, encoding="utf-8")
     _write_secret(home / NODE_KEY, {"priv_key": _private(node_seed)})
     public = public_key_of(consensus_seed)
     _write_secret(home / CONSENSUS_STATE, {"height": "0", "round": 0, "step": 0})
@@ -220,8 +227,9 @@ def read_settings(home: Path) -> Settings:
             abci=config["proxy_app"],
             rpc=config["rpc"]["laddr"],
             schedule=read_schedule(config, document),
+            state_sync=config.get("statesync", {}).get("enable") is True,
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{home} is not a validator's home: {CONFIG} must have proxy_app and rpc.laddr, "
             f"{GENESIS} chain_id"
@@ -233,7 +241,7 @@ def read_settings(home: Path) -> Settings:
 
 def _parsed(path: Path, parse: Any) -> Any:
     try:
-        return parse(path.read_text())
+        return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror}; `ps-node init` makes a home"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import threading
 
-import plyvel
-
 from abci_app.config_file import Schedule
 from abci_app.metrics import LedgerMetrics
 from abci_app.snapshots import Archive
@@ -19,6 +17,10 @@ from planetserve.statekeys import STORES
 
 COMPACTION_BLOCKS = 10_000
 MEASURING_BLOCKS = 100
+TIMED_BLOCKS = 100
+"""Of so many blocks the time of one is remembered, to tell which may be deleted."""
+HOUR_S = 3_600
+CLOSE_TIMEOUT_S = 30.0
 
 log = get_logger()
 
@@ -39,15 +41,20 @@ class Housekeeping:
         self._to_compact = False
         self._to_measure = True
         self._closing = False
+        self._time_s = 0
+        self._old: int | None = None
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
         self._show_snapshots()
 
     def start(self) -> None:
         self._thread.start()
 
-    def committed(self, state: Snapshot) -> None:
-        """Take note of a new height; returns at once."""
+    def committed(self, state: Snapshot, time_s: int = 0) -> None:
+        """Take note of a new height and of its block's time in Unix seconds; returns at once."""
         every = self._schedule.snapshot_blocks
+        if time_s and (state.height % TIMED_BLOCKS == 0 or not self._time_s):
+            self._store.note_time(state.height, time_s)
+        self._time_s = time_s
         with self._wake:
             if every and state.height % every == 0:
                 # A snapshot that was not begun yet is overtaken by the newer one.
@@ -65,16 +72,30 @@ class Housekeeping:
         limits = [height - keep, height - self._schedule.evidence_blocks]
         if self._schedule.snapshot_blocks:
             limits.append(min((item.height for item in self._archive.available), default=0))
+        if self._schedule.keep_hours and min(limits) > 0:
+            limits.append(self._young(height))
         retained = max(0, min(limits))
         self._metrics.retain_height.set(retained)
         return retained
 
-    def close(self) -> None:
+    def _young(self, height: int) -> int:
+        """A height all blocks below which are older than `keep_hours`."""
+        if height % TIMED_BLOCKS == 0 or self._old is None:
+            self._old = self._store.height_before(self._time_s - self._schedule.keep_hours * HOUR_S)
+        return self._old
+
+    def close(self) -> bool:
+        """Wait for the work that is under way, `CLOSE_TIMEOUT_S` seconds at most; whether it has
+        ended. The store must stay open if it has not."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.warning("housekeeping does not end", after_s=CLOSE_TIMEOUT_S)
+            return False
+        return True
 
     def _work(self) -> None:
         while True:
@@ -89,9 +110,10 @@ class Housekeeping:
                 sweep, self._swept = generations != self._swept, generations
             try:
                 self._do(state, sweep, compact, measure)
-            except (OSError, plyvel.Error, RuntimeError) as error:
+            except Exception:
                 # Of a full disk or the like; consensus goes on, and meets it itself if it must.
-                log.error("housekeeping failed", reason=str(error))
+                self._metrics.housekeeping_failures.inc()
+                log.exception("housekeeping failed")
 
     def _has_work(self) -> bool:
         return (

@@ -50,6 +50,11 @@ class LedgerMetrics:
             buckets=(0.01, 0.1, 1.0, 10.0, 100.0),
             registry=self.registry,
         )
+        self.housekeeping_failures = Counter(
+            "planetserve_ledger_housekeeping_failures",
+            "Work beside consensus that failed; the log says why.",
+            registry=self.registry,
+        )
         self.settled = Counter(
             "planetserve_ledger_settled", "Node results settled.", registry=self.registry
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from abci_app.application import Application
-from abci_app.cometbft import start_cometbft, stop_cometbft, sync_status
+from abci_app.cometbft import relay_output, start_cometbft, stop_cometbft, sync_status
 from abci_app.handlers import Handlers, Operations
 from abci_app.home import DATABASE, SNAPSHOTS, read_settings
 from abci_app.housekeeping import Housekeeping
@@ -23,8 +24,6 @@ from abci_app.store import open_store
 from planetserve.errors import ConfigurationError, PlanetServeError
 from planetserve.health import HealthServer
 from planetserve.logs import get_logger
-
-KEPT_SNAPSHOTS = 2
 
 HALT_POLL_S = 0.5
 HALT_AFTER_S = 5.0
@@ -59,35 +58,64 @@ async def run_node(options: NodeOptions) -> None:
     os.chdir(home)
     options = replace(options, home=home)
     store = open_store(home / DATABASE, settings.chain_id)
+    idle = True
     try:
         application = Application(store, settings.chain_id)
         metrics = LedgerMetrics()
         failed: asyncio.Future[Exception] = loop.create_future()
 
-        def stop_on(error: Exception) -> None:
-            loop.call_soon_threadsafe(failed.set_result, error)
+        def fail(error: Exception) -> None:
+            if not failed.done():
+                failed.set_result(error)
 
-        archive = Archive(home / SNAPSHOTS, settings.chain_id, KEPT_SNAPSHOTS)
-        housekeeping = Housekeeping(store, archive, settings.schedule, metrics)
-        state_sync = StateSync(application, store, settings.chain_id)
+        def fail_soon(error: Exception) -> None:
+            loop.call_soon_threadsafe(fail, error)
+
+        schedule = settings.schedule
+        archive = Archive(home / SNAPSHOTS, settings.chain_id, schedule.keep_snapshots)
+        housekeeping = Housekeeping(store, archive, schedule, metrics)
+        state_sync = StateSync(
+            application,
+            store,
+            settings.chain_id,
+            schedule.restore_mib << 20,
+            lambda: shutil.disk_usage(home).free,
+        )
         operations = Operations(archive, state_sync, housekeeping)
-        server = AbciServer(Handlers(application, metrics, operations), stop_on)
+        server = AbciServer(Handlers(application, metrics, operations), fail_soon)
         server.listen(settings.abci)
         log.info("the ledger listens", address=settings.abci, height=application.head.height)
+        joins = settings.state_sync and (application.head.height == 0 or store.restored)
+        relaying: asyncio.Task[None] | None = None
         try:
             # The child is made before any thread, as `preexec_fn` wants it.
-            process = await start_cometbft(options.cometbft, home)
+            process = await start_cometbft(options.cometbft, home, piped=joins)
+            if joins:
+                relaying = asyncio.create_task(
+                    relay_output(process, lambda line: fail(_not_joined(line)))
+                )
             server.serve()
             housekeeping.start()
             try:
                 await _supervise(options, application, metrics, failed, process, stopping)
             finally:
                 await stop_cometbft(process)
+                if relaying is not None:
+                    await relaying
         finally:
             await asyncio.to_thread(server.close)
-            await asyncio.to_thread(housekeeping.close)
+            idle = await asyncio.to_thread(housekeeping.close)
     finally:
-        store.close()
+        # LevelDB ends well without it; whoever still uses the store would not.
+        if idle:
+            store.close()
+
+
+def _not_joined(line: str) -> NodeStopped:
+    return NodeStopped(
+        f"CometBFT could not join from a snapshot: {line}. Check the RPC servers and the trusted "
+        "header in [statesync] of its config.toml, then start again"
+    )
 
 
 async def _supervise(
@@ -134,7 +162,7 @@ async def _supervise(
         return
     if failed.done():
         error = failed.result()
-        if isinstance(error, ConfigurationError):
+        if isinstance(error, (ConfigurationError, NodeStopped)):
             raise error
         raise NodeStopped(
             f"the ledger stopped at height {application.head.height} on a fault of its own "

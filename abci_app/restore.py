@@ -7,7 +7,7 @@ height, so nothing of a restore that fails or breaks off counts; see `abci_app.s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -15,6 +15,7 @@ from abci_app.application import Application
 from abci_app.core.apphash import advance, app_hash
 from abci_app.core.chunks import (
     FORMAT,
+    MAX_CHUNK_BYTES,
     ChunkError,
     Manifest,
     read_chunk,
@@ -29,6 +30,9 @@ from planetserve.logs import get_logger
 from planetserve.merkle import sha256
 
 RECORDS_AT_ONCE = 5_000
+RESTORE_BYTES = 32 << 30
+DISK_SHARE = 3
+"""A snapshot's bytes on the disk: CometBFT's copy of it, the records, and their trees."""
 
 log = get_logger()
 
@@ -64,15 +68,31 @@ class _Running:
     next_chunk: int
     last_key: bytes
     roots: Mapping[str, bytes]
+    bytes: int = 0
 
 
 class StateSync:
-    """At most one restore at a time, into a store that has no height yet."""
+    """At most one restore at a time, into a store that has no height yet.
 
-    def __init__(self, application: Application, store: Store, chain_id: str) -> None:
+    A state that was restored just before the node ended is given up again when snapshots are
+    offered: CometBFT has then lost its half of it, and asks for none otherwise.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        store: Store,
+        chain_id: str,
+        max_bytes: int = RESTORE_BYTES,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        """A snapshot of more than `max_bytes` is refused, and one for which the disk, of which
+        `free_bytes` tells the free ones, has no room."""
         self._application = application
         self._store = store
         self._chain_id = chain_id
+        self._max_bytes = max_bytes
+        self._free_bytes = free_bytes
         self._running: _Running | None = None
 
     def offer(
@@ -81,7 +101,7 @@ class StateSync:
         """Begin with a snapshot whose state must have the app hash `trusted`."""
         with self._application.lock:
             self._drop()
-            if self._application.has_state:
+            if self._application.has_state and not self._store.restored:
                 return Offered.NOT_WANTED
             if format != FORMAT:
                 return Offered.WRONG_FORMAT
@@ -96,6 +116,14 @@ class StateSync:
                 return Offered.LIE
             if manifest.chain_id != self._chain_id:
                 return Offered.REFUSED
+            try:
+                self._require_room(len(manifest.chunks) * MAX_CHUNK_BYTES)
+            except ChunkError as error:
+                log.error("a snapshot was refused", height=height, reason=str(error))
+                return Offered.REFUSED
+            if self._store.restored:
+                self._store.drop_restored()
+                self._application.restored()
             self._running = _Running(height, trusted, manifest, 0, b"", self._store.head.roots)
             log.info("restoring a snapshot", height=height, chunks=chunks)
             return Offered.ACCEPTED
@@ -111,7 +139,9 @@ class StateSync:
                 return self._refuse(Applied.START_AGAIN, "chunks come out of order")
             if sha256(chunk) != running.manifest.chunks[index]:
                 return Applied.DAMAGED
+            running.bytes += len(chunk)
             try:
+                self._require_room(len(chunk), running.bytes)
                 records = read_chunk(chunk, running.last_key)
             except ChunkError as error:
                 return self._refuse(Applied.SNAPSHOT_REFUSED, str(error))
@@ -139,6 +169,21 @@ class StateSync:
         self._application.restored()
         log.info("the snapshot is restored", height=running.height)
         return Applied.ACCEPTED
+
+    def _require_room(self, coming: int, known: int = 0) -> None:
+        """Raises `ChunkError` when so many bytes of a snapshot are too many, or more than the
+        disk has room for; `known` counts all that came so far."""
+        most = max(coming, known)
+        # The last chunk of a snapshot may be short.
+        if most > self._max_bytes + MAX_CHUNK_BYTES:
+            raise ChunkError(f"it exceeds restore_mib = {self._max_bytes >> 20}")
+        if self._free_bytes is None:
+            return
+        needed, free = coming * DISK_SHARE, self._free_bytes()
+        if free < needed:
+            raise ChunkError(
+                f"it may take {needed >> 20} MiB of the disk, which has {free >> 20} MiB free"
+            )
 
     def _refuse(self, outcome: Applied, reason: str) -> Applied:
         log.warning("a snapshot was refused", reason=reason)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,10 @@ from planetserve.logs import get_logger
 from planetserve.merkle import sha256
 
 METADATA = "metadata"
-UNFINISHED = ".new"
+UNFINISHED, OLD = ".new", ".old"
+FETCHED_FOR_S = 600.0
+"""So long after a chunk was read somebody may want the next one."""
+MAX_FETCHED = 2
 
 log = get_logger()
 
@@ -46,15 +51,27 @@ class Available:
 
 
 class Archive:
-    """The newest snapshots of one node. One thread writes; any may read."""
+    """The newest snapshots of one node. One thread writes; any may read.
 
-    def __init__(self, folder: Path, chain_id: str, kept: int) -> None:
+    One that somebody fetches stays until it was left alone for a while, so that nobody has to
+    start again; but no more than `MAX_FETCHED` of these.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        chain_id: str,
+        kept: int,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self._chain_id = chain_id
         self._kept = kept
+        self._monotonic_s = monotonic_s
+        self._read_at_s: dict[int, float] = {}
         self._available: tuple[Available, ...] = ()
         if folder.is_dir():
-            for leftover in folder.glob(f"*{UNFINISHED}"):
+            for leftover in (*folder.glob(f"*{UNFINISHED}"), *folder.glob(f"*{OLD}")):
                 shutil.rmtree(leftover)
             found = [self._read(entry) for entry in folder.iterdir() if entry.name.isdigit()]
             self._available = tuple(
@@ -93,20 +110,37 @@ class Archive:
         written = Available(state.height, metadata, read_manifest(metadata))
         others = [item for item in self._available if item.height != state.height]
         newest = sorted([written, *others], key=_height, reverse=True)
-        self._available = tuple(newest[: self._kept])
-        for item in newest[self._kept :]:
-            shutil.rmtree(self._folder / str(item.height), ignore_errors=True)
+        kept = newest[: self._kept]
+        fetched = [item for item in newest[self._kept :] if self._is_fetched(item)]
+        kept += fetched[:MAX_FETCHED]
+        self._available = tuple(kept)
+        for item in newest:
+            if item not in kept:
+                self._remove(item)
 
     def chunk(self, height: int, index: int) -> bytes | None:
         """A chunk of an available snapshot; None when it is not there or was damaged."""
         for item in self._available:
             if item.height == height and 0 <= index < len(item.manifest.chunks):
+                self._read_at_s[height] = self._monotonic_s()
                 try:
                     content = (self._folder / str(height) / str(index)).read_bytes()
                 except OSError:
                     return None
                 return content if sha256(content) == item.manifest.chunks[index] else None
         return None
+
+    def _is_fetched(self, item: Available) -> bool:
+        read_at_s = self._read_at_s.get(item.height)
+        return read_at_s is not None and self._monotonic_s() - read_at_s < FETCHED_FOR_S
+
+    def _remove(self, item: Available) -> None:
+        self._read_at_s.pop(item.height, None)
+        old = self._folder / f"{item.height}{OLD}"
+        # What is left of one that could not be removed whole must not look like a snapshot.
+        with suppress(OSError):
+            (self._folder / str(item.height)).rename(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _read(self, folder: Path) -> Available | None:
         try:

@@ -5,6 +5,7 @@
                               emptied whole, 8 bytes
     m/ NAME                   chain id, format, height, app hash, store roots
     m/ roots/ HEIGHT          the roots of recent heights, to find where two nodes part
+    m/ times/ HEIGHT          the time of a block, of one in some, to find which are old
     m/ restoring              there while a restore runs: all that is here may be dropped
     m/ restored               there from the end of a restore to the next block
 
@@ -42,7 +43,7 @@ KEPT_ROOTS = 1_000
 SWEPT_AT_ONCE = 1_000
 FORMAT_KEY, CHAIN_KEY, HEAD_KEY = b"m/format", b"m/chain_id", b"m/head"
 RESTORING_KEY, RESTORED_KEY = b"m/restoring", b"m/restored"
-RECORDS, TREES, ROOTS = b"s/", b"t/", b"m/roots/"
+RECORDS, TREES, ROOTS, TIMES = b"s/", b"t/", b"m/roots/", b"m/times/"
 
 TreeNodes = Mapping[tuple[str, bytes], "bytes | None"]
 
@@ -184,6 +185,27 @@ class Store:
         content = decode(stored)
         return content["app_hash"], content["roots"]
 
+    def note_time(self, height: int, time_s: int) -> None:
+        """Remember the time of a block, in Unix seconds. It is no part of the state: after a
+        crash the last ones may be missing."""
+        self._database.put(TIMES + big_endian(height), big_endian(time_s))
+
+    def height_before(self, time_s: int) -> int:
+        """The greatest height of those whose time was noted that is not later than `time_s`, 0 if
+        there is none. Forgets the ones before it."""
+        found = 0
+        older = []
+        with self._database.iterator(prefix=TIMES, verify_checksums=True) as iterator:
+            for key, value in iterator:
+                if int.from_bytes(value, "big") > time_s:
+                    break
+                found = int.from_bytes(key[len(TIMES) :], "big")
+                older.append(key)
+        with self._database.write_batch() as batch:
+            for key in older[:-1]:
+                batch.delete(key)
+        return found
+
     def load(self, head: Head, writes: Writes, nodes: TreeNodes) -> None:
         """Put part of a restored state in place; `commit` makes it count. `head` tells the trees'
         generations."""
@@ -199,7 +221,7 @@ class Store:
         if self.head.height:
             raise ValueError("a ledger that has a height is not emptied")
         dropped = False
-        for prefix in (RECORDS, TREES, ROOTS):
+        for prefix in (RECORDS, TREES, ROOTS, TIMES):
             while self._delete_some(prefix, prefix[:-1] + b"0"):
                 dropped = True
         self._database.delete(RESTORING_KEY, sync=True)

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abci_app.application import Application
-from abci_app.config_file import SNAPSHOT_BLOCKS, Schedule
+from abci_app.config_file import KEEP_SNAPSHOTS, SNAPSHOT_BLOCKS, Schedule
 from abci_app.handlers import Handlers, Operations
 from abci_app.home import DATABASE, SNAPSHOTS
 from abci_app.housekeeping import Housekeeping
 from abci_app.metrics import LedgerMetrics
-from abci_app.node import KEPT_SNAPSHOTS
 from abci_app.proto.tendermint.abci import types_pb2 as abci
 from abci_app.restore import StateSync
 from abci_app.server import AbciServer
@@ -159,7 +158,7 @@ def serve(home: Path, chain_id: str) -> None:
         signal.signal(number, lambda *_: stopping.set())
     store = open_store(home / DATABASE, chain_id)
     application, metrics = Application(store, chain_id), LedgerMetrics()
-    archive = Archive(home / SNAPSHOTS, chain_id, KEPT_SNAPSHOTS)
+    archive = Archive(home / SNAPSHOTS, chain_id, KEEP_SNAPSHOTS)
     housekeeping = Housekeeping(store, archive, Schedule(SNAPSHOT_BLOCKS), metrics)
     operations = Operations(archive, StateSync(application, store, chain_id), housekeeping)
     server = AbciServer(Handlers(application, metrics, operations), lambda _: stopping.set())

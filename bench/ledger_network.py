@@ -160,6 +160,7 @@ def _network(
             p2p=f"127.0.0.1:{p2p}",
             rpc=f"127.0.0.1:{rpc}",
             peers=peers,
+            local=True,
         )
         homes.append(home)
         addresses.append(("127.0.0.1", rpc))

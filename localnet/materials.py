@@ -130,6 +130,7 @@ def _write_validators(plan: Plan, founders: Sequence[FounderEntry]) -> str:
             rpc=node.addresses["rpc"],
             peers=[peer for name, peer in peers.items() if name != node.name],
             block_interval_s=topology.block_interval_ms / 1000,
+            local=True,
         )
     return genesis
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from abci_app.config_file import Schedule, StateSyncFrom
+from abci_app.config_file import DEFAULT_SCHEDULE, Schedule, StateSyncFrom
 from abci_app.core.genesis import genesis
 from abci_app.core.parameters import LIMITS, GenesisError, Parameters, parameters_from
 from abci_app.home import (
@@ -23,6 +23,7 @@ from abci_app.home import (
     write_home,
 )
 from planetserve.errors import ConfigurationError
+from planetserve.network import TRUST_PERIOD_S
 from tests.abci_app.world import app_state, participant
 
 
@@ -63,6 +64,58 @@ def test_a_home_is_complete_and_its_secrets_are_private(tmp_path: Path) -> None:
     validator = json.loads((home / "config/genesis.json").read_text())["validators"][0]
     key = json.loads((home / "config/priv_validator_key.json").read_text())
     assert (validator["address"], validator["pub_key"]) == (key["address"], key["pub_key"])
+
+
+def test_a_folder_that_is_there_becomes_private_too(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir(mode=0o755)
+    tmp_path.chmod(0o755)
+    write(tmp_path)
+    for folder in (tmp_path, tmp_path / "config", tmp_path / "data"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("peer", ['"\\', "\x7f\t\n\x01", "😀 ü \u2028", "]\n[rpc]\nunsafe = true"])
+def test_settings_are_what_was_given(tmp_path: Path, peer: str) -> None:
+    write(tmp_path, peers=[peer])
+    config = tomllib.loads((tmp_path / "config/config.toml").read_text(encoding="utf-8"))
+    assert config["p2p"]["persistent_peers"] == peer
+    assert config["rpc"]["unsafe"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"moniker": "ü"}, "printable ASCII"),
+        ({"moniker": " "}, "printable ASCII"),
+        ({"peers": ["\udc80"]}, "no text"),
+        ({"tx_index": "psql"}, "one of kv, null"),
+    ],
+)
+def test_what_cometbft_would_refuse_makes_no_home(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        write(tmp_path / "home", **changes)
+    assert not (tmp_path / "home").exists()
+
+
+def test_only_a_local_network_trusts_its_neighbourhood(tmp_path: Path) -> None:
+    peers = {}
+    for name, local in (("open", False), ("local", True)):
+        write(tmp_path / name, local=local, tx_index="null")
+        config = tomllib.loads((tmp_path / name / "config/config.toml").read_text())
+        assert config["tx_index"]["indexer"] == "null"
+        peers[name] = [
+            config["p2p"][key] for key in ("addr_book_strict", "allow_duplicate_ip", "pex")
+        ]
+    assert peers == {"open": [True, False, True], "local": [False, True, False]}
+
+
+def test_evidence_outlives_the_trust_of_readers() -> None:
+    document = json.loads(make_genesis("chain", "2026-01-01T00:00:00Z", [entry(1)]))
+    age_ns = int(document["consensus_params"]["evidence"]["max_age_duration"])
+    assert age_ns / 10**9 > TRUST_PERIOD_S
+    assert DEFAULT_SCHEDULE.keep_hours * 3600 >= age_ns / 10**9
 
 
 def test_a_home_is_never_overwritten(tmp_path: Path) -> None:
@@ -134,18 +187,27 @@ def test_genesis_ignores_nothing() -> None:
 
 
 def test_the_ledgers_own_settings(tmp_path: Path) -> None:
-    write(tmp_path, snapshot_blocks=50, keep_blocks=500)
-    assert read_settings(tmp_path).schedule == Schedule(50, 500, 100_000)
+    chosen = Schedule(50, 500, keep_hours=7, keep_snapshots=4, restore_mib=99)
+    write(tmp_path, schedule=chosen)
+    assert read_settings(tmp_path).schedule == dataclasses.replace(chosen, evidence_blocks=100_000)
     config = tmp_path / "config/config.toml"
     text = config.read_text()
     config.write_text(text.split("[planetserve]")[0])
-    assert read_settings(tmp_path).schedule == Schedule(1_000, 0, 100_000)
-    for wrong in ("snapshot_blocks = -1", 'keep_blocks = "5"', "keep_blocks = true"):
+    usual = dataclasses.replace(DEFAULT_SCHEDULE, evidence_blocks=100_000)
+    assert read_settings(tmp_path).schedule == usual
+    assert (usual.keep_hours, usual.keep_snapshots) == (360, 2)
+    for wrong in (
+        "snapshot_blocks = -1",
+        'keep_blocks = "5"',
+        "keep_blocks = true",
+        "keep_snapshots = 0",
+        "restore_mib = 0",
+    ):
         config.write_text(text.split("[planetserve]")[0] + "[planetserve]\n" + wrong)
-        with pytest.raises(ConfigurationError, match="is a number of blocks"):
+        with pytest.raises(ConfigurationError, match="is a number of"):
             read_settings(tmp_path)
     config.write_text("planetserve = 5\n" + text.split("[planetserve]")[0])
-    with pytest.raises(ConfigurationError, match="is a number of blocks"):
+    with pytest.raises(ConfigurationError, match="is a number of"):
         read_settings(tmp_path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from abci_app import housekeeping
 from abci_app.application import Application
 from abci_app.config_file import Schedule
 from abci_app.handlers import Handlers, Operations
@@ -16,7 +17,7 @@ from abci_app.proto.tendermint.abci import types_pb2 as abci
 from abci_app.restore import StateSync
 from abci_app.snapshots import Archive
 from abci_app.store import Snapshot, Store, open_store
-from tests.abci_app.test_handlers import finalize, init_chain, validators
+from tests.abci_app.test_handlers import init_chain, validators
 from tests.abci_app.world import CHAIN_ID
 
 
@@ -31,9 +32,11 @@ class Node:
         operations = Operations(self.archive, state_sync, self.housekeeping)
         self.handlers = Handlers(application, self.metrics, operations)
 
-    def block(self) -> int:
+    def block(self, time_s: int = 0) -> int:
         """Commit an empty block; the height that CometBFT may prune to."""
-        finalize(self.handlers, self.store.head.height + 1)
+        request = abci.RequestFinalizeBlock(height=self.store.head.height + 1)
+        request.time.seconds = time_s
+        self.handlers.handle(abci.Request(finalize_block=request))
         answer = self.handlers.handle(abci.Request(commit=abci.RequestCommit()))
         return int(answer.commit.retain_height)
 
@@ -51,6 +54,12 @@ def started(folder: Path, **schedule: int) -> Node:
     node = Node(folder, Schedule(**schedule))
     init_chain(node.handlers, validators())
     return node
+
+
+def metric(node: Node, name: str) -> float:
+    value = node.metrics.registry.get_sample_value(name)
+    assert value is not None
+    return value
 
 
 def wait_for_snapshots(node: Node, count: int) -> None:
@@ -87,6 +96,7 @@ def test_snapshots_are_made_and_served_over_abci(folder: Path) -> None:
     assert joining.store.head == node.store.head
     info = joining.handlers.handle(abci.Request(info=abci.RequestInfo())).info
     assert (info.last_block_height, info.app_version) == (3, 1)
+    joining.block()
     again = joining.handlers.handle(abci.Request(offer_snapshot=offer)).offer_snapshot
     assert again.result == abci.ResponseOfferSnapshot.ABORT
     joining.close()
@@ -111,8 +121,46 @@ def test_blocks_are_kept_for_evidence_for_snapshots_and_as_asked(folder: Path) -
     node.close()
 
 
+def test_young_blocks_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "TIMED_BLOCKS", 4)
+    hour_s = 3_600
+    node = started(folder, keep_blocks=2, keep_hours=3)
+    start_s = 1_700_000_000
+    # A block each half hour: those of the last three hours stay, and up to four older ones.
+    retained = [node.block(start_s + number * hour_s // 2) for number in range(1, 25)]
+    assert retained[:7] == [0] * 7
+    assert all(1 <= (height - 6) - kept < 9 for height, kept in enumerate(retained, 1) if kept)
+    assert retained[-1] == 16
+    assert sum(1 for _ in node.store._database.iterator(prefix=b"m/times/")) <= 4
+    node.close()
+    again = Node(folder, Schedule(keep_blocks=2, keep_hours=3))
+    assert again.block(start_s + 25 * hour_s // 2) == 16
+    again.close()
+
+
+def test_what_does_not_end_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "CLOSE_TIMEOUT_S", 0.1)
+    node = started(folder, snapshot_blocks=1)
+    begun, release = threading.Event(), threading.Event()
+
+    def write(self: Archive, state: Snapshot, *rest: object) -> None:
+        begun.set()
+        release.wait(10)
+
+    monkeypatch.setattr(Archive, "write", write)
+    node.housekeeping.start()
+    node.block()
+    assert begun.wait(5)
+    assert not node.housekeeping.close()
+    release.set()
+    monkeypatch.setattr(housekeeping, "CLOSE_TIMEOUT_S", 10)
+    assert node.housekeeping.close()
+    node.store.close()
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyError])
 def test_a_failing_disk_does_not_stop_the_node(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
 ) -> None:
     node = started(folder, snapshot_blocks=2)
     tried = threading.Event()
@@ -120,7 +168,7 @@ def test_a_failing_disk_does_not_stop_the_node(
 
     def fail(self: Archive, state: Snapshot, *rest: object) -> None:
         tried.set()
-        raise OSError("no space left on device")
+        raise failure("no space left on device")
 
     monkeypatch.setattr(Archive, "write", fail)
     node.housekeeping.start()
@@ -132,6 +180,7 @@ def test_a_failing_disk_does_not_stop_the_node(
         node.block()
     wait_for_snapshots(node, 1)
     assert node.archive.available[0].height == 4
+    assert metric(node, "planetserve_ledger_housekeeping_failures_total") == 1
     node.close()
 
 

@@ -13,6 +13,7 @@ import pytest
 from abci_app.application import Application
 from abci_app.core import chunks
 from abci_app.core.chunks import Manifest
+from abci_app.core.codes import Code
 from abci_app.core.merkle import root_of
 from abci_app.core.upgrades import Upgrade, UpgradeNeeded
 from abci_app.restore import Applied, Offered, StateSync
@@ -252,6 +253,85 @@ def test_a_node_with_a_height_wants_no_snapshot(
     found = sync.offer(item.height, 1, 1, item.hash, item.metadata, b"")
     assert found is Offered.NOT_WANTED
     assert store.head == before
+
+
+def restore(joining: Joining, store: Store, archive: Archive, item: Available) -> None:
+    assert joining.offer(item, store.head.app_hash) is Offered.ACCEPTED
+    for index, chunk in enumerate(fetched(archive, item)):
+        assert joining.sync.apply(index, chunk) is Applied.ACCEPTED
+
+
+def test_who_was_killed_right_after_its_restore_joins_again(
+    origin: tuple[Store, Archive, Available], joining: Joining
+) -> None:
+    """CometBFT writes its half of the state after ours."""
+    store, archive, item = origin
+    restore(joining, store, archive, item)
+    joining.store.close()
+    again = Joining(joining.folder)
+    joining.store = again.store
+    assert again.store.head == store.head
+    assert again.offer(item, store.head.app_hash, hash=bytes(32)) is Offered.LIE
+    assert again.store.head == store.head, "a lie takes nothing away"
+    assert again.offer(item, store.head.app_hash) is Offered.ACCEPTED
+    assert again.is_empty()
+    raw = sign_transaction(PEOPLE[0], CHAIN_ID, 0, REGISTER, registration(PEOPLE[0]))
+    assert again.application.check(raw).code is Code.NOT_STARTED
+    restore(again, store, archive, item)
+    assert again.store.head == store.head
+    again.application.finalize(5, [])
+    again.application.commit()
+    assert again.offer(item, store.head.app_hash) is Offered.NOT_WANTED
+    assert again.store.head.height == 5
+
+
+def test_a_snapshot_that_is_too_large_is_refused(
+    origin: tuple[Store, Archive, Available], joining: Joining
+) -> None:
+    store, archive, item = origin
+    parts = fetched(archive, item)
+    made = partial(StateSync, joining.application, joining.store, CHAIN_ID)
+    joining.sync = made(1 << 20)
+    assert joining.offer(item, store.head.app_hash) is Offered.REFUSED
+    free = [1 << 40]
+    joining.sync = made(free_bytes=lambda: free[0])
+    assert joining.offer(item, store.head.app_hash) is Offered.ACCEPTED
+    assert joining.sync.apply(0, parts[0]) is Applied.ACCEPTED
+    free[0] = 1_000
+    assert joining.sync.apply(1, parts[1]) is Applied.SNAPSHOT_REFUSED
+    assert joining.is_empty()
+    assert joining.offer(item, store.head.app_hash) is Offered.REFUSED
+    free[0] = 1 << 40
+    restore(joining, store, archive, item)
+
+
+def test_what_somebody_fetches_stays_for_a_while(tmp_path: Path) -> None:
+    now_s = [0.0]
+    archive = Archive(tmp_path / "snapshots", CHAIN_ID, kept=1, monotonic_s=lambda: now_s[0])
+    store, application = node(tmp_path / "node", 1)
+
+    def available() -> list[int]:
+        archive.write(store.latest)
+        shown = [item.height for item in archive.available]
+        assert {entry.name for entry in (tmp_path / "snapshots").iterdir()} == set(map(str, shown))
+        height = store.head.height + 1
+        application.finalize(height, [])
+        application.commit()
+        return shown
+
+    assert available() == [1]
+    assert available() == [2]
+    assert archive.chunk(2, 0)
+    assert available() == [3, 2]
+    now_s[0] = 500.0
+    assert archive.chunk(2, 0)
+    assert archive.chunk(3, 0)
+    assert available() == [4, 3, 2]
+    assert archive.chunk(4, 0)
+    assert available() == [5, 4, 3], "no more than two"
+    now_s[0] = 1_200.0
+    assert available() == [6]
+    store.close()
 
 
 def test_a_state_of_newer_rules_is_named(tmp_path: Path, joining: Joining) -> None:

@@ -118,6 +118,7 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
         p2p=validator.p2p,
         rpc=validator.rpc,
         block_interval_s=0.3,
+        local=True,
     )
     made = Chain(tmp_path, genesis, [validator], 0.3)
     try:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from abci_app.config_file import Schedule
 from abci_app.home import (
     ModelEntry,
     VerifierEntry,
@@ -334,8 +335,8 @@ def make_chain(
             rpc=validator.rpc,
             peers=[other.peer for other in validators if other is not validator],
             block_interval_s=block_interval_s,
-            snapshot_blocks=snapshot_blocks,
-            keep_blocks=keep_blocks,
+            schedule=Schedule(snapshot_blocks=snapshot_blocks, keep_blocks=keep_blocks),
+            local=True,
         )
     return chain
 
@@ -382,7 +383,7 @@ def init_from_a_snapshot(chain: Chain, joiner: Validator) -> bytes:
         *(part for validator in running for part in ("--peer", validator.peer)),
         *("--block-interval-s", str(chain.block_interval_s)),
         *("--state-sync", ",".join(validator.address for validator in running[:2])),
-        *("--trust-height", "2", "--trust-hash", trusted),
+        *("--trust-height", "2", "--trust-hash", trusted, "--local"),
     )
     assert (done.returncode, done.stderr) == (0, "")
     shown = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines())
