@@ -97,7 +97,6 @@ class Application:
         self._left_out: set[bytes] = set()
         self._suspect: set[bytes] = set()
         self._stores = Stores()
-        self._querying = threading.Lock()
         self.lock = threading.Lock()
         self.committed_at_s = monotonic_s()
         self._halted: UpgradeNeeded | None = None
@@ -279,8 +278,7 @@ class Application:
                     Code.BAD_ARGUMENT, f"heights {shown.height} to {latest.height} can be read"
                 )
             )
-        with self._querying:
-            return answer(state, path, data, self._stores, self._store.roots_at, proven=proven)
+        return answer(state, path, data, self._stores, self._store.roots_at, proven=proven)
 
     def restored(self) -> None:
         """Go on from the state that state sync has put in the store, or from none when it has

@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import msgpack
@@ -58,14 +59,20 @@ RootsAt = Callable[[int], "tuple[bytes, Mapping[str, bytes]] | None"]
 
 class Stores:
     """Whole stores as answers hold them, a few remembered by their roots: most stores are the same
-    from one height to the next, and the route set is asked for by everyone. For one thread."""
+    from one height to the next, and the route set is asked for by everyone. Any thread may read;
+    who asks for the same store waits for the first to have read it."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[bytes, list[list[bytes]], int]] = {}
+        self._lock = threading.Lock()
 
     def read(self, state: Committed, name: str, max_bytes: int) -> tuple[list[list[bytes]], int]:
         """The records of a store and about how many bytes they take. Raises `Rejected` when they
         exceed `max_bytes`."""
+        with self._lock:
+            return self._read(state, name, max_bytes)
+
+    def _read(self, state: Committed, name: str, max_bytes: int) -> tuple[list[list[bytes]], int]:
         known = self._known.get(name)
         if known is None or known[0] != state.roots[name]:
             pairs, size = [], 0
@@ -133,9 +140,14 @@ def _state(state: Committed, data: bytes, stores: Stores) -> Answer:
     keys, names = _asked(data)
     left = MAX_ANSWER_BYTES
     records = []
-    for key in keys:
-        store = store_of(key)
-        siblings, leaf = compact_proof(partial(state.tree_node, store), key)
+    # Most of the ways to keys of one store lead past the same nodes first.
+    stores_of = {key: store_of(key) for key in keys}
+    reads = {
+        store: lru_cache(maxsize=None)(partial(state.tree_node, store))
+        for store in set(stores_of.values())
+    }
+    for key, store in stores_of.items():
+        siblings, leaf = compact_proof(reads[store], key)
         value = state.get(key)
         records.append(
             {
@@ -173,6 +185,8 @@ def _asked(data: bytes) -> tuple[Sequence[bytes], Sequence[str]]:
         raise Rejected(Code.BAD_ARGUMENT, f"stores are among {STORE_NAMES}")
     if len(keys) > MAX_KEYS:
         raise Rejected(Code.TOO_MUCH_ASKED, f"{MAX_KEYS} keys are allowed")
+    if len(set(keys)) < len(keys):
+        raise Rejected(Code.BAD_ARGUMENT, "a key is asked for once")
     if len(names) > MAX_STORES:
         raise Rejected(Code.TOO_MUCH_ASKED, f"{MAX_STORES} stores are allowed")
     return keys, sorted(set(names))

@@ -13,7 +13,7 @@ from abci_app.core import queries
 from abci_app.core.apphash import app_hash
 from abci_app.core.codes import Code
 from abci_app.core.queries import Stores, answer
-from abci_app.store import Store, open_store
+from abci_app.store import Snapshot, Store, open_store
 from planetserve.encoding import decode, encode
 from planetserve.merkle import map_root, root_of, verify_record
 from planetserve.statekeys import STORES, store_of
@@ -69,6 +69,27 @@ def test_whole_stores_are_shown_in_order(application: Application) -> None:
     assert len(value["stores"]["routes"]) == 5
 
 
+def test_what_keys_have_in_common_is_read_once(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [b"nodes/" + bytes([number]) * 20 for number in range(30)]
+    reads: list[bytes] = []
+    tree_node = Snapshot.tree_node
+
+    def counted(self: Snapshot, store: str, path: bytes) -> bytes | None:
+        reads.append(path)
+        return tree_node(self, store, path)
+
+    monkeypatch.setattr(Snapshot, "tree_node", counted)
+    asked(application, keys, [])
+    assert len(reads) == len(set(reads))
+
+
+def test_who_asks_for_records_does_not_wait_for_whole_stores(application: Application) -> None:
+    with application._stores._lock:
+        assert asked(application, [b"chain/main"], [])
+
+
 def test_a_store_is_read_again_only_when_its_root_changed(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +117,7 @@ def test_a_store_is_read_again_only_when_its_root_changed(
         (encode({"keys": [], "stores": [], "more": 1}), Code.BAD_ARGUMENT),
         (encode({"keys": {}, "stores": []}), Code.BAD_ARGUMENT),
         (encode({"keys": ["nodes/"], "stores": []}), Code.BAD_ARGUMENT),
+        (encode({"keys": [b"nodes/", b"nodes/"], "stores": []}), Code.BAD_ARGUMENT),
         (encode({"keys": [b"nodes"], "stores": []}), Code.BAD_ARGUMENT),
         (encode({"keys": [b"nothing/x"], "stores": []}), Code.BAD_ARGUMENT),
         (encode({"keys": [b"\xff/x"], "stores": []}), Code.BAD_ARGUMENT),
@@ -118,7 +140,8 @@ def test_an_answer_has_a_largest_size(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "MAX_ANSWER_BYTES", 1_500)
-    for keys, stores in (([b"chain/main"] * 40, []), ([], ["routes"])):
+    absent = [b"chain/%d" % number for number in range(40)]
+    for keys, stores in ((absent, []), ([], ["routes"])):
         data = encode({"keys": keys, "stores": stores})
         found = application.query("/state", data)
         assert found.code is Code.TOO_MUCH_ASKED
