@@ -110,14 +110,16 @@ def _is_node_record(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class VerifierRecord:
-    """A validator and its prober, as the ledger knows them. `trust_ppm` falls with faults of the
-    prober; up to epoch `benched` it may not commit, -1 for none."""
+    """A validator and its prober, as the ledger knows them. `power` is what is left of
+    `voted_power` after penalties; `trust_ppm` falls with faults of the prober; up to epoch
+    `benched` it may not commit, -1 for none."""
 
     id: NodeId
     key: bytes
     name: str
     consensus_key: bytes
     power: int
+    voted_power: int
     trust_ppm: int
     benched: int
 
@@ -176,6 +178,7 @@ def _verifier(record: Mapping[str, Any]) -> VerifierRecord:
         name=str(record["name"]),
         consensus_key=record["consensus_key"],
         power=int(record["power"]),
+        voted_power=int(record["voted_power"]),
         trust_ppm=int(record["trust_ppm"]),
         benched=int(record["benched"]),
     )

@@ -256,6 +256,9 @@ def propose(*, change: Mapping[str, Any]) -> dict[str, Any]:
     {"kind": "leave", "verifier"}
     {"kind": "power", "verifier", "power"}
     {"kind": "upgrade", "version", "height"}
+    {"kind": "cancel", "version"}
+    {"kind": "expel", "node"}
+    {"kind": "model", ...}, with the fields of `model`
     """
     return {"change": dict(change)}
 

@@ -20,5 +20,5 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 NodeName = Annotated[
     str, typer.Argument(metavar="NODE", help="A name, a public key, an id or how one begins.")
 ]
-Role = Annotated[str, typer.Option(help="model, prober, relay or user.")]
+Role = Annotated[str, typer.Option(help="model, relay or user.")]
 VerifierKey = Annotated[Path, typer.Option("--key", help="The verifier's prober key file.")]

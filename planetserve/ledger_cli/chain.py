@@ -31,7 +31,7 @@ def status(network: NetworkFile = None, as_json: AsJson = False) -> None:
         from planetserve.records import chain_status
         from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY
 
-        proven = await ledger.read([CHAIN_KEY, EPOCH_KEY], ["routes", "verifiers"])
+        proven = await ledger.read([CHAIN_KEY, EPOCH_KEY], ["routes", "verifiers", "waiting"])
         main, epoch = proven.records[CHAIN_KEY], proven.records[EPOCH_KEY]
         verifiers = proven.stores["verifiers"].values()
         return chain_status(proven.height, main, epoch, verifiers), proven
@@ -39,8 +39,9 @@ def status(network: NetworkFile = None, as_json: AsJson = False) -> None:
     found, proven = ask(network, read)
     with answers_of_expected_form():
         counts: dict[str, int] = {}
-        for record in proven.stores["routes"].values():
-            counts[record["status"]] = counts.get(record["status"], 0) + 1
+        for store in ("routes", "waiting"):
+            for record in proven.stores[store].values():
+                counts[record["status"]] = counts.get(record["status"], 0) + 1
     if as_json:
         show_json(_status_json(found, counts, proven.header.app_hash))
         return
@@ -64,12 +65,13 @@ def status(network: NetworkFile = None, as_json: AsJson = False) -> None:
             verifier.name,
             verifier.id.hex(),
             verifier.power,
+            verifier.voted_power,
             share(verifier.trust_ppm),
             f"to epoch {verifier.benched}" if verifier.benched >= found.epoch else "-",
         ]
         for verifier in found.verifiers
     ]
-    show_table(["verifier", "id", "power", "trust", "benched"], rows)
+    show_table(["verifier", "id", "power", "voted", "trust", "benched"], rows)
     show_verified(found.height)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planetserve.ledger_cli.application import AsJson, NetworkFile, app
-from planetserve.ledger_cli.conversation import answers_of_expected_form, ask
+from planetserve.ledger_cli.conversation import answers_of_expected_form, ask, read_from
 from planetserve.ledger_cli.display import (
     plural,
     short,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from planetserve.ledger import LedgerClient
     from planetserve.ledger_cli.lookup import Target
 
-VALID, EXPIRED, REVOKED = "valid", "expired", "revoked"
+VALID, REVOKED = "valid", "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,15 @@ class Credential:
 @dataclass(frozen=True, slots=True)
 class Held:
     """What is known of a key at `height`. `successor` is the key that took over from it, and
-    `rotates_to` the one that will at the epoch's end."""
+    `rotates_to` the one that will at the epoch's end; `takes_over` is the id of the node that it
+    takes over from then."""
 
     target: Target
     credentials: tuple[Credential, ...]
     successor: bytes | None
     rotates_to: bytes | None
+    takes_over: bytes | None
+    names: Mapping[bytes, str]
     height: int
 
 
@@ -101,16 +104,13 @@ async def read_held(ledger: LedgerClient, text: str) -> Held:
     """Raises `UsageError` when `text` is neither a key, an id nor a node."""
     from planetserve.errors import UsageError
     from planetserve.keys import node_id
-    from planetserve.ledger_cli.lookup import Target, find_target, names_of
+    from planetserve.ledger_cli.lookup import Target, every_node, find_target, names_of
     from planetserve.ledger_cli.nodes import follow
-    from planetserve.records import route_set
-    from planetserve.statekeys import rotation_key
+    from planetserve.statekeys import SUCCESSION, holder_key, rotation_key
 
     # Whole stores: that nobody else endorsed a key can only be seen from all credentials.
-    stores = ["credentials", "rotations", "routes", "verifiers"]
-    proven = await ledger.read(stores=stores)
-    routes = proven.stores["routes"].values()
-    found = route_set(proven.height, proven.roots["routes"], routes)
+    proven = await ledger.read(stores=["credentials", "routes", "verifiers", "waiting"])
+    found = every_node(proven)
     successor: bytes | None = None
     try:
         target = find_target(found, text)
@@ -124,14 +124,18 @@ async def read_held(ledger: LedgerClient, text: str) -> Held:
         target = Target(record.id, record.key, record)
     with answers_of_expected_form():
         names = names_of(found, proven.stores["verifiers"].values())
-        credentials = credentials_of(proven.stores["credentials"], target.id, names, proven.height)
-        rotation = proven.stores["rotations"].get(rotation_key(target.id))
+        credentials = credentials_of(proven.stores["credentials"], target.id, names)
+    asked, reserved = rotation_key(target.id), holder_key(SUCCESSION, target.id)
+    pending = await read_from(ledger, proven.height, [asked, reserved])
+    with answers_of_expected_form():
+        rotation, holder = pending.records[asked], pending.records[reserved]
         rotates_to = None if rotation is None else bytes(rotation["new_key"])
-    return Held(target, credentials, successor, rotates_to, proven.height)
+        takes_over = None if holder is None or successor is not None else bytes(holder)
+    return Held(target, credentials, successor, rotates_to, takes_over, names, proven.height)
 
 
 def credentials_of(
-    store: Mapping[bytes, Any], node: bytes, names: Mapping[bytes, str], height: int
+    store: Mapping[bytes, Any], node: bytes, names: Mapping[bytes, str]
 ) -> tuple[Credential, ...]:
     """The credentials of a node among all of the ledger's, in the ledger's order of roles and
     endorsers."""
@@ -153,24 +157,17 @@ def credentials_of(
                 issued=int(record["issued"]),
                 expires=int(record["expires"]),
                 revoked=int(record["revoked"]),
-                standing=_word(record, height),
+                standing=REVOKED if record["revoked"] else VALID,
             )
         )
     return tuple(found)
 
 
-def _word(record: Mapping[str, int], height: int) -> str:
-    if record["revoked"]:
-        return REVOKED
-    return VALID if height <= record["expires"] else EXPIRED
-
-
 def _standing(item: Credential, height: int) -> str:
     if item.standing == REVOKED:
         return f"revoked at height {item.revoked}"
-    if item.standing == EXPIRED:
-        return "expired"
-    return f"valid, {plural(item.expires - height, 'block')} left"
+    left = item.expires - height
+    return f"valid, {plural(left, 'block')} left" if left else "valid up to this block"
 
 
 def _unregistered(held: Held) -> str:
@@ -178,6 +175,11 @@ def _unregistered(held: Held) -> str:
         from planetserve.keys import node_id
 
         return f"no longer: rotated to {held.successor.hex()} (id {short(node_id(held.successor))})"
+    if held.takes_over is not None:
+        from planetserve.ledger_cli.lookup import name_in
+
+        old = name_in(held.names, held.takes_over)
+        return f"not yet: it takes over from {old} at the end of this epoch"
     if any(item.standing == VALID for item in held.credentials):
         return "not yet; it may, and needs no place among the candidates"
     return "not yet"
@@ -190,7 +192,7 @@ def _nobody(held: Held) -> str:
         return "it has retired: its credentials ended with that"
     if held.target.record is not None and "verifier" in held.target.record.roles:
         return "a verifier needs no endorsement: it was voted in, or founded the chain"
-    return "no verifier has endorsed it"
+    return "no verifier endorses it"
 
 
 def _json(held: Held) -> dict[str, Any]:
@@ -206,5 +208,6 @@ def _json(held: Held) -> dict[str, Any]:
         "registered": None if record is None else record.registered,
         "successor": held.successor,
         "rotates_to": held.rotates_to,
+        "takes_over": held.takes_over,
         "credentials": [asdict(item) for item in held.credentials],
     }

@@ -35,10 +35,10 @@ def endorse(
 ) -> None:
     """Admit a node to a role, or renew that (verifiers only)."""
     from planetserve import transactions
-    from planetserve.ledger_cli.lookup import find_target
+    from planetserve.ledger_cli.lookup import find_target, read_nodes
 
     async def write(ledger: LedgerClient) -> tuple[str, int, int]:
-        found = await ledger.routes()
+        found = await read_nodes(ledger)
         target = find_target(found, node)
         expires = found.height + expires_in
         data = transactions.endorse(node=target.id, role=role, expires=expires)
@@ -54,10 +54,10 @@ def endorse(
 def revoke(node: NodeOrKey, role: Role, key: VerifierKey, network: NetworkFile = None) -> None:
     """End one's own endorsement of a node (verifiers only)."""
     from planetserve import transactions
-    from planetserve.ledger_cli.lookup import find_target
+    from planetserve.ledger_cli.lookup import find_target, read_nodes
 
     async def write(ledger: LedgerClient) -> tuple[str, int]:
-        target = find_target(await ledger.routes(), node)
+        target = find_target(await read_nodes(ledger), node)
         data = transactions.revoke(node=target.id, role=role)
         return target.label, await send(ledger, key, transactions.REVOKE, data)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +41,8 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The current epoch: its window and, by verifier, what was done so far."""
+    """The current epoch: its window and, by verifier, what its scores weigh and what was done so
+    far."""
 
     epoch: int
     start: int
@@ -73,25 +74,21 @@ def epoch(
 async def read_epoch(ledger: LedgerClient, number: int) -> Settled | Running:
     """Raises `UsageError` for an epoch that has not begun or is not kept any more."""
     from planetserve.errors import UsageError
-    from planetserve.ledger_cli.lookup import names_of
-    from planetserve.records import chain_status, route_set
+    from planetserve.ledger_cli.lookup import every_node, names_of
+    from planetserve.records import chain_status
     from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, epoch_key
 
     keys = [CHAIN_KEY, EPOCH_KEY, epoch_key(number)]
-    proven = await ledger.read(keys, ["quotas", "routes", "verifiers"])
+    proven = await ledger.read(keys, ["quotas", "routes", "verifiers", "waiting"])
     main, running, record = (proven.records[key] for key in keys)
     verifiers = list(proven.stores["verifiers"].values())
     status = chain_status(proven.height, main, running, verifiers)
-    routes = proven.stores["routes"].values()
-    found = route_set(proven.height, proven.roots["routes"], routes)
+    found = every_node(proven)
     with answers_of_expected_form():
         names = names_of(found, verifiers)
     if number == status.epoch:
         with answers_of_expected_form():
-            probers = tuple(
-                {"id": key.partition(b"/")[2], "commits": q["commits"], "reveals": q["reveals"]}
-                for key, q in sorted(proven.stores["quotas"].items())
-            )
+            probers = _probers(running["powers"], proven.stores["quotas"])
         return Running(
             epoch=number,
             start=status.epoch_start,
@@ -122,6 +119,29 @@ async def read_epoch(ledger: LedgerClient, number: int) -> Settled | Running:
     return Settled(record, ordered, names, proven.height)
 
 
+def _probers(
+    powers: Iterable[tuple[bytes, int]], quotas: Mapping[bytes, Any]
+) -> tuple[Mapping[str, Any], ...]:
+    """In ascending order of ids. Who has joined since the epoch began weighs nothing in it."""
+    from planetserve.statekeys import quota_key
+
+    weights = {bytes(verifier): int(power) for verifier, power in powers}
+    every = {*weights, *(key.partition(b"/")[2] for key in quotas)}
+    nothing = {"commits": 0, "reveals": 0}
+    found = []
+    for prober in sorted(every):
+        done = quotas.get(quota_key(prober), nothing)
+        found.append(
+            {
+                "id": prober,
+                "power": weights.get(prober, 0),
+                "commits": done["commits"],
+                "reveals": done["reveals"],
+            }
+        )
+    return tuple(found)
+
+
 async def _results(
     ledger: LedgerClient, height: int, number: int, nodes: list[bytes]
 ) -> list[Mapping[str, Any]]:
@@ -142,7 +162,9 @@ async def _other_ids(ledger: LedgerClient, height: int, known: set[bytes]) -> li
     with answers_of_expected_form():
         records = proven.stores["nodes"].values()
         every = {
-            bytes(item) for node in records for item in (node_id(node["key"]), *node["former"])
+            bytes(item)
+            for node in records
+            for item in (node_id(node["key"]), *(former for former, _ in node["former"]))
         }
     return sorted(every - known)
 
@@ -183,8 +205,11 @@ def _show_running(found: Running, *, as_json: bool) -> None:
         ]
     )
     if found.probers:
-        rows = [[name_in(found.names, p["id"]), p["commits"], p["reveals"]] for p in found.probers]
-        show_table(["prober", "commits", "reveals"], rows)
+        rows = [
+            [name_in(found.names, p["id"]), p["power"], p["commits"], p["reveals"]]
+            for p in found.probers
+        ]
+        show_table(["prober", "power", "commits", "reveals"], rows)
     show_verified(found.height)
 
 
@@ -233,7 +258,7 @@ def _show_settled(found: Settled, *, as_json: bool) -> None:
         for item in record["probers"]
     ]
     if probers:
-        show_table(["prober", "commits", "reveals", "far from the median"], probers)
+        show_table(["prober", "commits", "reveals", "far from the credit"], probers)
     rows = [
         [
             found.names.get(item["node"]) or short(item["node"]),

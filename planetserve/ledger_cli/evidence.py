@@ -81,11 +81,11 @@ async def _judged(
     would refuse the evidence."""
     from planetserve import evidence as rules
     from planetserve.errors import UsageError
+    from planetserve.ledger_cli.lookup import every_node
     from planetserve.ledger_cli.nodes import find_or_follow
-    from planetserve.records import route_set
 
-    proven = await ledger.read(stores=["models", "routes"])
-    found = route_set(proven.height, proven.roots["routes"], proven.stores["routes"].values())
+    proven = await ledger.read(stores=["models", "routes", "waiting"])
+    found = every_node(proven)
     nodes = {str(item.get("node", "")) for item in transcripts}
     requests = {str(item.get("request", "")) for item in transcripts}
     if len(nodes) != 1 or len(requests) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from planetserve.assignment import ONE_PPM, chance_ppm
@@ -18,6 +19,7 @@ from planetserve.ledger_cli.rule import (
     credit_of,
     rotated,
     settle,
+    with_another_model,
 )
 from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED
 
@@ -62,25 +64,28 @@ class Conviction:
 @dataclass(frozen=True, slots=True)
 class Explained:
     """A result beside what the rule makes of its evidence. `differences` say where they part;
-    `since_before` are convictions since the epoch before. `complete` is false for the oldest
-    result that is known: what it built on is not there, so its standing is as recorded."""
+    `since_before` are convictions since the epoch before, and `other_model` is whether the node
+    has changed what it serves since then. `complete` is false for the oldest result that is
+    known: what it built on is not there, so its standing is as recorded."""
 
     settled: Settled
     before: Standing
     outcome: Outcome
     since_before: tuple[Conviction, ...]
+    other_model: bool
     complete: bool
     differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Results in ascending order of epochs; `now` is the standing after them and
-    `since_last` the convictions that came after the last."""
+    """Results in ascending order of epochs; `now` is the standing after them, `since_last` and
+    `other_model` as in `Explained`."""
 
     epochs: tuple[Explained, ...]
     now: Standing | None
     since_last: tuple[Conviction, ...]
+    other_model: bool
     differences: tuple[str, ...]
 
     @property
@@ -127,21 +132,44 @@ def explain(
     convictions: Iterable[Conviction],
     node: bytes,
     reputation: Mapping[str, Any],
+    parameters: Parameters,
     height: int,
 ) -> Explanation:
     """Replay `results`, in ascending order of epochs, up to the `reputation/` record that `node`
-    has at `height`.
+    has at `height` under the `parameters` of that time. `convictions` are those of its ids.
 
     What the first result built on is not recorded. Of the standings that it may have come from,
     the one that explains most is taken.
     """
-    known = [conviction for conviction in convictions if conviction.height <= height]
+    known = sorted(
+        (conviction for conviction in convictions if conviction.height <= height),
+        key=lambda conviction: conviction.height,
+    )
+    # A node that was forgotten and came back begins anew; evidence of its past is still kept.
+    known = known[max(0, len(known) - reputation["convictions"]) :]
     if not results:
-        return Explanation((), None, tuple(known), ())
-    attempts = [
-        _replay(start, results, known, node, reputation) for start in _beginnings(results[0])
-    ]
+        return Explanation((), None, tuple(known), other_model=False, differences=())
+    history = _History(results, known, node, reputation, parameters)
+    attempts = [_replay(start, history) for start in _beginnings(results[0])]
     return min(attempts, key=lambda attempt: len(attempt.all_differences))
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """The arguments of `explain`, in order; `convictions` are those of the node's present life."""
+
+    results: Sequence[Settled]
+    convictions: Sequence[Conviction]
+    node: bytes
+    reputation: Mapping[str, Any]
+    parameters: Parameters
+
+    def convictions_in(self, after: int, upto: int | None = None) -> tuple[Conviction, ...]:
+        return tuple(
+            item
+            for item in self.convictions
+            if item.height > after and (upto is None or item.height <= upto)
+        )
 
 
 def _beginnings(first: Settled) -> list[Standing]:
@@ -162,38 +190,92 @@ def _beginnings(first: Settled) -> list[Standing]:
     return [start, replace(start, admitted=not founder), other]
 
 
-def _replay(
-    start: Standing,
-    results: Sequence[Settled],
-    convictions: Sequence[Conviction],
-    node: bytes,
-    reputation: Mapping[str, Any],
-) -> Explanation:
-    standing, reached = start, 0
-    explained = []
-    for index, settled in enumerate(results):
-        complete = index > 0 or start.whole
-        since = _between(convictions, reached, settled.height)
-        if since and complete:
-            standing = convicted(standing)
-        if index and settled.node != results[index - 1].node:
-            standing = rotated(standing, results[index - 1].parameters)
-        item = _explained(settled, standing, since, complete)
-        explained.append(item)
-        standing, reached = _as_recorded(item), settled.height
-    since = tuple(conviction for conviction in convictions if conviction.height > reached)
-    now = convicted(standing) if since else standing
-    if results[-1].node != node:
-        now = rotated(now, results[-1].parameters)
-    return Explanation(tuple(explained), now, since, _differs_now(now, reputation))
+def _replay(start: Standing, history: _History) -> Explanation:
+    first, last = history.results[0], history.results[-1]
+    reached = 0 if start.whole else first.height
+    convictions = history.reputation["convictions"] - len(history.convictions_in(reached))
+    standing = replace(start, convictions=convictions)
+    explained = [_first(first, standing, history)]
+    for former, settled in pairwise(history.results):
+        since = history.convictions_in(former.height, settled.height)
+        rotates = former.node != settled.node
+        agreed = _agreed(former.parameters, settled.parameters)
+        ways = [
+            _explained(settled, moved, since, other_model=other_model, complete=True)
+            for moved, other_model in _ways(
+                _as_recorded(explained[-1]),
+                [agreed if item.height < settled.start else settled.parameters for item in since],
+                settled.cusum_before_ppm,
+                agreed,
+                rotates=rotates,
+            )
+        ]
+        explained.append(min(ways, key=lambda way: len(way.differences)))
+    since = history.convictions_in(last.height)
+    agreed = _agreed(last.parameters, history.parameters)
+    endings = [
+        (moved, other_model, _differs_now(moved, history.reputation))
+        for moved, other_model in _ways(
+            _as_recorded(explained[-1]),
+            [agreed] * len(since),
+            history.reputation["cusum_ppm"],
+            agreed,
+            rotates=last.node != history.node,
+        )
+    ]
+    now, other_model, differences = min(endings, key=lambda ending: len(ending[2]))
+    return Explanation(tuple(explained), now, since, other_model, differences)
 
 
-def _between(convictions: Sequence[Conviction], after: int, upto: int) -> tuple[Conviction, ...]:
-    return tuple(item for item in convictions if after < item.height <= upto)
+def _first(first: Settled, start: Standing, history: _History) -> Explained:
+    if not start.whole:
+        since = history.convictions_in(first.start - 1, first.height)
+        return _explained(first, start, since, other_model=False, complete=False)
+    since = history.convictions_in(0, first.height)
+    known = [None if item.height < first.start else first.parameters for item in since]
+    ways = [
+        _explained(first, moved, since, other_model=other_model, complete=True)
+        for moved, other_model in _ways(start, known, first.cusum_before_ppm, None, rotates=False)
+    ]
+    return min(ways, key=lambda way: len(way.differences))
+
+
+def _ways(
+    before: Standing,
+    convictions: Sequence[Parameters | None],
+    recorded_cusum_ppm: int,
+    agreed: Parameters | None,
+    *,
+    rotates: bool,
+) -> list[tuple[Standing, bool]]:
+    """What may have become of a standing between two results, and whether the node then serves
+    another model, which no record of an epoch says. `convictions` are given by the parameters of
+    their epochs, and `agreed` are those of both results."""
+
+    def moved(standing: Standing) -> Standing:
+        for parameters in convictions:
+            standing = convicted(standing, parameters, recorded_cusum_ppm)
+        return rotated(standing, agreed) if rotates else standing
+
+    ways = [(moved(before), False), (with_another_model(moved(before)), True)]
+    if convictions:
+        ways.append((moved(with_another_model(before)), True))
+    return ways
+
+
+def _agreed(first: Parameters, second: Parameters) -> Parameters | None:
+    """The parameters of a time between two epochs, None where a vote may have changed them."""
+    same = all(first[name] == second[name] for name in ("alarm_epochs", "cusum_limit_ppm"))
+    return first if same else None
 
 
 def _explained(
-    settled: Settled, before: Standing, since: tuple[Conviction, ...], complete: bool
+    settled: Settled,
+    before: Standing,
+    since: tuple[Conviction, ...],
+    *,
+    other_model: bool,
+    complete: bool,
 ) -> Explained:
     parameters = settled.parameters
     differences = _Differences(settled.epoch)
@@ -222,7 +304,7 @@ def _explained(
         differences.value("good epochs in a row", after.streak, settled.streak)
         differences.text("the status", after.status, settled.status)
         differences.text("the verdict", outcome.verdict, settled.verdict)
-    return Explained(settled, before, outcome, since, complete, differences.lines)
+    return Explained(settled, before, outcome, since, other_model, complete, differences.lines)
 
 
 def _chance(before: Standing, settled: Settled) -> int:
@@ -255,6 +337,7 @@ def _differs_now(now: Standing, reputation: Mapping[str, Any]) -> tuple[str, ...
     differences.value("trusted", now.trusted, reputation["trusted"])
     if now.alarm is not None:
         differences.value("epochs under alarm", now.alarm, reputation["alarm"])
+    differences.value("convictions", now.convictions, reputation["convictions"])
     if now.whole:
         window = " ".join(decimal(credit) for credit in now.window_ppm)
         recorded = " ".join(decimal(credit) for credit in reputation["window_ppm"])

@@ -16,11 +16,14 @@ from planetserve.ledger_cli.rule import (
     Parameters,
     alarm_below_ppm,
     median,
+    probation_epochs,
+    quorum_ppm,
     reveals_enough,
 )
 from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED, NodeRecord
 
 Names = Mapping[bytes, str]
+OTHER_MODEL = "update     serves another model since the epoch before: its probes must pass anew"
 
 
 def abilities(
@@ -49,7 +52,7 @@ def _routed(
         return "no: a role of it is not endorsed by any verifier, or no longer"
     if node.status not in (CANDIDATE, UNTRUSTED) or reputation is None:
         return f"no: it is {node.status}"
-    streak = reputation["streak"]
+    streak = max(reputation["streak"], 0)
     if reputation["trusted"]:
         needed = plural(parameters["admission_epochs"], "epoch")
         return (
@@ -60,8 +63,8 @@ def _routed(
     tau = decimal(parameters["abnormal_below_ppm" if reputation["admitted"] else "admission_ppm"])
     return (
         f"no: it lost trust; back with R >= {decimal(parameters['trusted_from_ppm'])} after "
-        f"{plural(parameters['probation_epochs'], 'epoch')} in a row with C >= {tau}, so far "
-        f"{streak}"
+        f"{plural(probation_epochs(reputation['convictions'], parameters), 'epoch')} in a row "
+        f"with C >= {tau}, so far {streak}"
     )
 
 
@@ -78,7 +81,7 @@ def thresholds(reputation: Mapping[str, Any], parameters: Parameters) -> list[tu
     window = " ".join(decimal(credit) for credit in reputation["window_ppm"]) or "none yet"
     tau = parameters["abnormal_below_ppm"]
     abnormal = sum(credit < tau for credit in reputation["window_ppm"])
-    return [
+    pairs = [
         (
             "R",
             f"{decimal(reputation['ppm'])}; trust is lost below "
@@ -95,6 +98,15 @@ def thresholds(reputation: Mapping[str, Any], parameters: Parameters) -> list[tu
             f"{parameters['window_epochs']} are punished",
         ),
     ]
+    if reputation["convictions"]:
+        length = plural(probation_epochs(reputation["convictions"], parameters), "epoch")
+        pairs.append(
+            (
+                "convicted",
+                f"{plural(reputation['convictions'], 'time')}; the way back takes {length}",
+            )
+        )
+    return pairs
 
 
 def epoch_lines(item: Explained, names: Names) -> Iterator[str]:
@@ -103,6 +115,8 @@ def epoch_lines(item: Explained, names: Names) -> Iterator[str]:
     yield f"epoch {settled.epoch}, heights {settled.start} to {settled.height}"
     for conviction in item.since_before:
         yield f"  {conviction_line(conviction, names)}"
+    if item.other_model:
+        yield f"  {OTHER_MODEL}"
     rows = [
         [
             f"  {decimal(score.score_ppm)}",
@@ -167,19 +181,20 @@ def _streak(item: Explained) -> str:
     if settled.verdict:
         return "counted anew from here, for the status has changed"
     good = parameters["abnormal_below_ppm" if item.before.admitted else "admission_ppm"]
-    return f"{plural(settled.streak, 'epoch')} in a row with C >= {decimal(good)}"
+    return f"{plural(max(settled.streak, 0), 'epoch')} in a row with C >= {decimal(good)}"
 
 
 def _quorum(item: Explained) -> str:
     settled, parameters = item.settled, item.settled.parameters
     revealed = sum(score.power for score in settled.scores)
     chance = settled.chance_ppm
-    needed = parameters["quorum_ppm"] * settled.total_power * chance // ONE_PPM
+    quorum = quorum_ppm(chance, parameters)
+    needed = quorum * settled.total_power * chance // ONE_PPM
     drawn = "" if chance == ONE_PPM else f" x chance {decimal(chance)}"
     reached = reveals_enough(settled.scores, settled.total_power, chance, parameters)
     return (
         f"power {revealed} of {settled.total_power} revealed, {decimal(needed)} needed "
-        f"({decimal(parameters['quorum_ppm'])} x {settled.total_power}{drawn}): "
+        f"({decimal(quorum)} x {settled.total_power}{drawn}): "
         f"{'reached' if reached else 'missed'}"
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from planetserve.ledger_cli.conversation import answers_of_expected_form, read_from
 from planetserve.ledger_cli.explain import Conviction, Settled, settled_from
-from planetserve.statekeys import epoch_key, result_key
+from planetserve.statekeys import epoch_key, node_key, result_key
 
 if TYPE_CHECKING:
     from planetserve.ledger import LedgerClient
@@ -83,13 +83,15 @@ def _enough(newest_first: list[Settled], epochs: int, window_epochs: int) -> boo
 
 
 async def read_convictions(
-    ledger: LedgerClient, height: int, identifiers: Iterable[bytes]
+    ledger: LedgerClient, height: int, node: bytes
 ) -> tuple[Conviction, ...]:
     """What evidence was judged against a node under any of its ids up to `height` at least, in
     order of heights."""
-    proven = await read_from(ledger, height, stores=["evidence"])
+    proven = await read_from(ledger, height, [node_key(node)], ["evidence"])
     with answers_of_expected_form():
-        return convictions_of(proven.stores["evidence"].values(), identifiers)
+        record = proven.records[node_key(node)]
+        former = () if record is None else (bytes(item[0]) for item in record["former"])
+        return convictions_of(proven.stores["evidence"].values(), (node, *former))
 
 
 def convictions_of(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from planetserve.ledger_cli.display import short
 
 if TYPE_CHECKING:
+    from planetserve.ledger import LedgerClient
+    from planetserve.light.proven import Proven
     from planetserve.records import NodeRecord, RouteSet
 
 MIN_PREFIX = 4
@@ -32,6 +34,19 @@ class Target:
     @property
     def label(self) -> str:
         return short(self.id) if self.record is None else self.record.name
+
+
+async def read_nodes(ledger: LedgerClient) -> RouteSet:
+    """Every node, also those that nobody endorses."""
+    return every_node(await ledger.read(stores=["routes", "waiting"]))
+
+
+def every_node(proven: Proven) -> RouteSet:
+    """The same, of a read of the stores `routes` and `waiting`."""
+    from planetserve.records import route_set
+
+    records = [*proven.stores["routes"].values(), *proven.stores["waiting"].values()]
+    return route_set(proven.height, proven.roots["routes"], records)
 
 
 def find_node(found: RouteSet, text: str) -> NodeRecord:
@@ -94,7 +109,7 @@ def successor(nodes: Iterable[Mapping[str, Any]], text: str) -> bytes | None:
     found = {
         bytes(node["key"])
         for node in nodes
-        for former in node["former"]
+        for former, _ in node["former"]
         if (former == wanted if wanted else begins(former, text))
     }
     return found.pop() if len(found) == 1 else None

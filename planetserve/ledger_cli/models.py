@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 DIGEST_DIGITS = re.compile(r"[0-9a-fA-F]{64}")
 
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="What nodes will announce.")]
+Quantization = Annotated[str, typer.Option(help="The precision of the weights: Q8_0, bf16.")]
+ContextTokens = Annotated[
+    int, typer.Option(min=1, help="The longest prompt and reply together, in tokens.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="The weights' file, of which the SHA-256 is taken.")
+]
+WeightsDigest = Annotated[
+    str | None, typer.Option(metavar="HEX", help="That SHA-256 itself, instead of --weights.")
+]
+
 
 @app.command()
 def models(network: NetworkFile = None, as_json: AsJson = False) -> None:
@@ -69,29 +81,18 @@ def models(network: NetworkFile = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def register_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What nodes will announce.")],
-    quantization: Annotated[str, typer.Option(help="The precision of the weights: Q8_0, bf16.")],
-    context_tokens: Annotated[
-        int, typer.Option(min=1, help="The longest prompt and reply together, in tokens.")
-    ],
+    name: ModelName,
+    quantization: Quantization,
+    context_tokens: ContextTokens,
     key: VerifierKey,
-    weights: Annotated[
-        Path | None, typer.Option(help="The weights' file, of which the SHA-256 is taken.")
-    ] = None,
-    weights_digest: Annotated[
-        str | None, typer.Option(metavar="HEX", help="That SHA-256 itself, instead of --weights.")
-    ] = None,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic",
-            help="Replies at temperature 0 are the same to the byte on every machine and under "
-            "every load. A node can be convicted over it.",
-        ),
-    ] = False,
+    weights: Weights = None,
+    weights_digest: WeightsDigest = None,
     network: NetworkFile = None,
 ) -> None:
-    """Register a model once and for all: its name never changes its meaning (verifiers only)."""
+    """Register a model once and for all: its name never changes its meaning (verifiers only).
+
+    One whose replies are the same to the byte takes a vote: `ps-ledger propose model`.
+    """
     from planetserve import transactions
 
     data = transactions.model(
@@ -99,7 +100,7 @@ def register_model(
         weights_digest=digest_of(weights, weights_digest),
         quantization=quantization,
         context_tokens=context_tokens,
-        deterministic=deterministic,
+        deterministic=False,
     )
     height = ask(network, lambda ledger: send(ledger, key, transactions.MODEL, data))
     typer.echo(f"nodes may serve {name} from height {height} on")

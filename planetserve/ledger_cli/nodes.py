@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def nodes(network: NetworkFile = None, as_json: AsJson = False) -> None:
-    """Every node with its status and reputation."""
-    found = ask(network, lambda ledger: ledger.routes())
+    """Every node with its status and reputation, also who waits to be endorsed."""
+    from planetserve.ledger_cli.lookup import read_nodes
+
+    found = ask(network, read_nodes)
     if as_json:
         entries = [node_json(node) for node in found.nodes]
         show_json({"height": found.height, "verified_height": found.height, "nodes": entries})
@@ -69,10 +71,20 @@ async def find_or_follow(ledger: LedgerClient, found: RouteSet, text: str) -> No
 async def follow(ledger: LedgerClient, text: str) -> bytes | None:
     """The public key that took over from the one that `text` is, or whose id it begins."""
     from planetserve.ledger_cli.conversation import answers_of_expected_form
-    from planetserve.ledger_cli.lookup import HEX_DIGITS, successor
+    from planetserve.ledger_cli.lookup import HEX_DIGITS, MIN_PREFIX, successor, whole_id
+    from planetserve.statekeys import SUCCESSION, holder_key, node_key
 
-    if not HEX_DIGITS.fullmatch(text):
+    if not HEX_DIGITS.fullmatch(text) or len(text) < MIN_PREFIX:
         return None
+    wanted = whole_id(text)
+    if wanted is not None:
+        reserved = holder_key(SUCCESSION, wanted)
+        holder = (await ledger.read([reserved])).records[reserved]
+        if holder is None:
+            return None
+        proven = await ledger.read([node_key(holder)])
+        with answers_of_expected_form():
+            return successor([r for r in proven.records.values() if r is not None], text)
     proven = await ledger.read(stores=["nodes"])
     with answers_of_expected_form():
         return successor(proven.stores["nodes"].values(), text)

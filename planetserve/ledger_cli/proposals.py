@@ -46,12 +46,11 @@ def proposals(
     as_json: AsJson = False,
 ) -> None:
     """What is put to the vote, how the votes stand, and what was decided lately."""
-    from planetserve.ledger_cli.lookup import names_of
-    from planetserve.records import route_set
+    from planetserve.ledger_cli.lookup import every_node, names_of
 
-    proven = ask(network, lambda ledger: ledger.read(stores=["proposals", "routes", "verifiers"]))
-    routes = proven.stores["routes"].values()
-    found = route_set(proven.height, proven.roots["routes"], routes)
+    stores = ["proposals", "routes", "verifiers", "waiting"]
+    proven = ask(network, lambda ledger: ledger.read(stores=stores))
+    found = every_node(proven)
     verifiers = list(proven.stores["verifiers"].values())
     with answers_of_expected_form():
         names = names_of(found, verifiers)
@@ -141,6 +140,17 @@ def change_text(change: Mapping[str, Any], names: Mapping[bytes, str]) -> str:
         return f"the power of {name_in(names, change['verifier'])} becomes {change['power']}"
     if kind == "upgrade":
         return f"version {change['version']} of the rules at height {change['height']}"
+    if kind == "cancel":
+        return f"no upgrade to version {change['version']} of the rules"
+    if kind == "expel":
+        return f"{name_in(names, change['node'])} loses its credentials"
+    if kind == "model":
+        exactly = ", deterministic" if change["deterministic"] else ""
+        return (
+            f"nodes may serve {change['name']} ({change['quantization']}, "
+            f"{change['context_tokens']} tokens{exactly}), weights "
+            f"{change['weights_digest'].hex()[:16]}"
+        )
     return f"{kind}: {', '.join(f'{name} {value}' for name, value in change.items())}"
 
 

@@ -10,6 +10,15 @@ import typer
 
 from planetserve.ledger_cli.application import NetworkFile, VerifierKey, app
 from planetserve.ledger_cli.conversation import answers_of_expected_form, ask, read_from, send
+from planetserve.ledger_cli.endorsing import NodeOrKey
+from planetserve.ledger_cli.models import (
+    ContextTokens,
+    ModelName,
+    Quantization,
+    Weights,
+    WeightsDigest,
+    digest_of,
+)
 
 if TYPE_CHECKING:
     from planetserve.ledger import LedgerClient
@@ -107,6 +116,61 @@ def upgrade(
     there."""
     change = {"kind": "upgrade", "version": version, "height": height}
     typer.echo(ask(network, lambda ledger: _propose(ledger, key, change)))
+
+
+@propose.command()
+def cancel(
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=2)],
+    key: VerifierKey,
+    network: NetworkFile = None,
+) -> None:
+    """Call off the upgrade to a version of the rules that was voted and is still to come."""
+    change = {"kind": "cancel", "version": version}
+    typer.echo(ask(network, lambda ledger: _propose(ledger, key, change)))
+
+
+@propose.command()
+def expel(node: NodeOrKey, key: VerifierKey, network: NetworkFile = None) -> None:
+    """End all credentials of a node, whoever gave them. It may be endorsed again."""
+
+    async def write(ledger: LedgerClient) -> str:
+        from planetserve.ledger_cli.lookup import find_target, read_nodes
+
+        target = find_target(await read_nodes(ledger), node)
+        return await _propose(ledger, key, {"kind": "expel", "node": bytes(target.id)})
+
+    typer.echo(ask(network, write))
+
+
+@propose.command("model")
+def add_model(
+    name: ModelName,
+    quantization: Quantization,
+    context_tokens: ContextTokens,
+    key: VerifierKey,
+    weights: Weights = None,
+    weights_digest: WeightsDigest = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Replies at temperature 0 are the same to the byte on every machine and under "
+            "every load. A node can be convicted over it.",
+        ),
+    ] = False,
+    network: NetworkFile = None,
+) -> None:
+    """Register a model once and for all: its name never changes its meaning."""
+    from planetserve import transactions
+
+    data = transactions.model(
+        name=name,
+        weights_digest=digest_of(weights, weights_digest),
+        quantization=quantization,
+        context_tokens=context_tokens,
+        deterministic=deterministic,
+    )
+    typer.echo(ask(network, lambda ledger: _propose(ledger, key, {"kind": "model", **data})))
 
 
 def join_change(file: Path, power: int | None) -> dict[str, Any]:

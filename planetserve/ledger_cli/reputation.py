@@ -23,7 +23,7 @@ from planetserve.ledger_cli.nodes import node_json
 
 if TYPE_CHECKING:
     from planetserve.ledger import LedgerClient
-    from planetserve.ledger_cli.explain import Explained, Explanation
+    from planetserve.ledger_cli.explain import Conviction, Explained, Explanation
     from planetserve.ledger_cli.history import History
     from planetserve.records import NodeRecord
 
@@ -87,15 +87,15 @@ async def read_answer(ledger: LedgerClient, text: str, epochs: int) -> Answer:
     from planetserve.assignment import chance_ppm
     from planetserve.ledger_cli.explain import explain
     from planetserve.ledger_cli.history import read_convictions, read_history
-    from planetserve.ledger_cli.lookup import names_of
+    from planetserve.ledger_cli.lookup import every_node, names_of
     from planetserve.ledger_cli.nodes import find_or_follow
     from planetserve.ledger_cli.rule import VERSION
-    from planetserve.records import route_set
     from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, reputation_key
 
-    proven = await ledger.read([CHAIN_KEY, EPOCH_KEY], ["reputation", "routes", "verifiers"])
+    names = ["reputation", "routes", "verifiers", "waiting"]
+    proven = await ledger.read([CHAIN_KEY, EPOCH_KEY], names)
     stores = proven.stores
-    found = route_set(proven.height, proven.roots["routes"], stores["routes"].values())
+    found = every_node(proven)
     node = await find_or_follow(ledger, found, text)
     record = stores["reputation"].get(reputation_key(node.id))
     with answers_of_expected_form():
@@ -107,19 +107,22 @@ async def read_answer(ledger: LedgerClient, text: str, epochs: int) -> Answer:
             if record is None
             else chance_ppm(record, parameters["full_below_ppm"], epoch["sample_ppm"])
         )
-        names = names_of(found, stores["verifiers"].values())
+        known = names_of(found, stores["verifiers"].values())
         known_rules = main["version"] == VERSION
     window = parameters["window_epochs"]
     history = await read_history(ledger, last, proven.height, epochs, window)
+    convictions: tuple[Conviction, ...] = ()
+    if record is not None and record["convictions"]:
+        convictions = await read_convictions(ledger, proven.height, node.id)
     with answers_of_expected_form():
-        explanation = explain(history.results, (), node.id, record or {}, proven.height)
-        # Evidence is rare, so it is read only where something fell that no epoch explains.
-        if explanation.all_differences or (record is not None and record["ppm"] == 0):
-            identifiers = {bytes(node.id), *(item.node for item in history.results)}
-            convictions = await read_convictions(ledger, proven.height, identifiers)
-            explanation = explain(
-                history.results, convictions, node.id, record or {}, proven.height
-            )
+        explanation = explain(
+            history.results,
+            convictions,
+            node.id,
+            record or {"convictions": 0},
+            parameters,
+            proven.height,
+        )
     return Answer(
         node=node,
         reputation=record,
@@ -127,7 +130,7 @@ async def read_answer(ledger: LedgerClient, text: str, epochs: int) -> Answer:
         chance_ppm=chance,
         history=history,
         explanation=explanation,
-        names=names,
+        names=known,
         known_rules=known_rules,
         height=proven.height,
     )
@@ -162,6 +165,7 @@ def _show_table(answer: Answer, shown: Sequence[Explained]) -> None:
 
 def _show_explained(answer: Answer, shown: Sequence[Explained], differences: Sequence[str]) -> None:
     from planetserve.ledger_cli.explanation import (
+        OTHER_MODEL,
         abilities,
         conviction_line,
         difference_lines,
@@ -187,6 +191,7 @@ def _show_explained(answer: Answer, shown: Sequence[Explained], differences: Seq
     show_lines(
         [
             *(conviction_line(item, answer.names) for item in answer.explanation.since_last),
+            *([OTHER_MODEL] if answer.explanation.other_model else []),
             _end(answer, shown),
             _checked(answer, shown),
         ]
@@ -244,6 +249,7 @@ def _json(answer: Answer, shown: Sequence[Explained], *, explain: bool) -> dict[
             "chance_ppm": answer.chance_ppm,
             "parameters": dict(answer.parameters),
             "convictions": [asdict(item) for item in answer.explanation.since_last],
+            "other_model": answer.explanation.other_model,
             "recomputed": answer.known_rules,
             "differences": list(answer.explanation.all_differences),
         }
@@ -271,6 +277,7 @@ def _settled_json(answer: Answer, item: Explained, *, explain: bool) -> dict[str
             "after_ppm": item.outcome.after.ppm,
             "cusum_after_ppm": item.outcome.after.cusum_ppm,
             "convictions": [asdict(conviction) for conviction in item.since_before],
+            "other_model": item.other_model,
             "complete": item.complete,
             "differences": list(item.differences),
         }

@@ -19,7 +19,7 @@ OwnKey = Annotated[Path, typer.Option("--key", help="The node's own key file.")]
 
 @app.command()
 def retire(key: OwnKey, network: NetworkFile = None) -> None:
-    """Leave the network: the node's credentials end, its reputation is kept."""
+    """Leave the network: the node's credentials end, its reputation is kept for a while."""
     from planetserve import transactions
 
     height = ask(

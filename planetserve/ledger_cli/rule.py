@@ -28,6 +28,9 @@ LOST_REPUTATION = "lost trust: reputation below the threshold"
 LOST_CUSUM = "lost trust: bad epochs keep coming back (CUSUM)"
 REGAINED = "regained trust: probation passed"
 
+SAMPLE_QUORUM_PPM = ONE_PPM // 2
+MAX_DOUBLINGS = 16
+
 Parameters = Mapping[str, int]
 
 
@@ -46,7 +49,8 @@ class Score:
 class Standing:
     """What the rule knows of a node between two epochs. `window_ppm` are its last credits, oldest
     first; `whole` is false while older ones that belong there are not known. `alarm` is how many
-    more good epochs everyone must judge, None when that is not known."""
+    more good epochs everyone must judge, None when that is not known. `convictions` counts what
+    evidence has shown."""
 
     ppm: int
     window_ppm: tuple[int, ...]
@@ -56,6 +60,7 @@ class Standing:
     trusted: bool
     streak: int
     alarm: int | None
+    convictions: int = 0
 
     @property
     def status(self) -> str:
@@ -74,15 +79,18 @@ class Outcome:
     verdict: str = ""
 
 
+def quorum_ppm(chance: int, parameters: Parameters) -> int:
+    """Which part of the power that was to judge must reveal."""
+    return parameters["quorum_ppm"] if chance == ONE_PPM else SAMPLE_QUORUM_PPM
+
+
 def reveals_enough(
     scores: Iterable[Score], total_power: int, chance: int, parameters: Parameters
 ) -> bool:
     """Whether the quorum of the power that was to judge has revealed."""
     revealed = sum(score.power for score in scores)
-    return (
-        revealed > 0
-        and revealed * ONE_PPM * ONE_PPM >= parameters["quorum_ppm"] * total_power * chance
-    )
+    due = total_power * chance
+    return revealed > 0 and revealed * ONE_PPM * ONE_PPM >= quorum_ppm(chance, parameters) * due
 
 
 def median(scores: Iterable[Score]) -> int:
@@ -160,20 +168,47 @@ def settle(
         trusted=before.trusted,
         streak=before.streak + 1 if credit >= needed else 0,
         alarm=_alarm_after(before.alarm, credit, parameters),
+        convictions=before.convictions,
     )
     after, verdict = _judged(after, parameters)
     return Outcome(after, abnormal, PUNISHED if punished else SMOOTHED, verdict)
 
 
-def convicted(before: Standing) -> Standing:
-    """Evidence takes the whole reputation."""
-    return replace(before, ppm=0, trusted=False, streak=0)
+def convicted(
+    before: Standing, parameters: Parameters | None, recorded_cusum_ppm: int = 0
+) -> Standing:
+    """Evidence takes the whole reputation. Without the `parameters` of its epoch CUSUM is as
+    recorded, and the alarm is not known."""
+    cusum, alarm = recorded_cusum_ppm, None
+    if parameters is not None:
+        cusum = max(before.cusum_ppm, parameters["cusum_limit_ppm"])
+        alarm = parameters["alarm_epochs"]
+    return replace(
+        before,
+        ppm=0,
+        trusted=False,
+        streak=0,
+        cusum_ppm=cusum,
+        alarm=alarm,
+        convictions=before.convictions + 1,
+    )
 
 
-def rotated(before: Standing, parameters: Parameters) -> Standing:
+def rotated(before: Standing, parameters: Parameters | None) -> Standing:
     """Everyone judges a node under a new key for a while."""
-    alarm = None if before.alarm is None else max(before.alarm, parameters["alarm_epochs"])
-    return replace(before, alarm=alarm)
+    if before.alarm is None or parameters is None:
+        return replace(before, alarm=None)
+    return replace(before, alarm=max(before.alarm, parameters["alarm_epochs"]))
+
+
+def with_another_model(before: Standing) -> Standing:
+    """Who serves something else must pass the probes anew, from the next epoch on."""
+    return replace(before, admitted=False, streak=-1)
+
+
+def probation_epochs(convictions: int, parameters: Parameters) -> int:
+    """How long the way back takes: twice as long with each conviction."""
+    return parameters["probation_epochs"] << min(convictions, MAX_DOUBLINGS)
 
 
 def smoothed_ppm(old_ppm: int, credit: int, parameters: Parameters) -> int:
@@ -227,7 +262,7 @@ def _judged(after: Standing, parameters: Parameters) -> tuple[Standing, str]:
             return replace(after, trusted=False, streak=0), LOST_CUSUM
         return after, ""
     high = after.ppm >= parameters["trusted_from_ppm"]
-    if not high or after.streak < parameters["probation_epochs"]:
+    if not high or after.streak < probation_epochs(after.convictions, parameters):
         return after, ""
     back = replace(after, admitted=True, trusted=True, streak=0, cusum_ppm=cusum)
     return back, REGAINED

@@ -106,11 +106,12 @@ def decoded_or_none(raw: bytes) -> Transaction | None:
 async def _sender_name(ledger: LedgerClient, found: ProvenTransaction) -> str:
     """Today's name of the key that signed, empty for none."""
     from planetserve.keys import node_id
+    from planetserve.ledger_cli.lookup import read_nodes
 
     decoded = decoded_or_none(found.raw)
     if decoded is None:
         return ""
-    record = (await ledger.routes()).find(node_id(decoded.key))
+    record = (await read_nodes(ledger)).find(node_id(decoded.key))
     return "" if record is None else record.name
 
 

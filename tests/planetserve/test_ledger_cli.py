@@ -87,7 +87,7 @@ def test_a_target_need_not_be_registered() -> None:
 
 def test_a_key_that_was_rotated_away_is_followed() -> None:
     nodes: list[dict[str, Any]] = [
-        {"key": SECOND.key, "former": [FIRST.id]},
+        {"key": SECOND.key, "former": [[FIRST.id, 7]]},
         {"key": FIRST.key, "former": []},
     ]
     for text in (FIRST.id.hex(), FIRST.key.hex(), FIRST.id.hex()[:6]):

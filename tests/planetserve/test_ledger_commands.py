@@ -11,7 +11,8 @@ import pytest
 from abci_app.core.state import load
 from planetserve import transactions
 from planetserve.encoding import encode
-from planetserve.statekeys import CHAIN_KEY, result_key
+from planetserve.ledger_cli.proposals import change_text
+from planetserve.statekeys import CHAIN_KEY, result_key, verifier_key
 from planetserve.transactions import ENDORSE, EVIDENCE, PROPOSE, REGISTER, REVOKE, ROTATE
 from tests.abci_app.world import (
     CHAIN_ID,
@@ -261,7 +262,7 @@ def test_credentials_of_a_node_a_stranger_and_a_former_key(command: Command) -> 
     assert (former["successor"], former["credentials"]) == (SUCCESSOR.public_key.hex(), [])
 
     _, output, _ = run("credential", participant(99).public_key.hex())
-    assert "no verifier has endorsed it" in output
+    assert "no verifier endorses it" in output
     _, output, _ = run("credential", "verifier-1")
     assert "a verifier needs no endorsement" in output
     code, _, errors = run("credential", participant(99).id.hex()[:9])
@@ -277,12 +278,49 @@ def test_credentials_end_by_time_revocation_and_rotation(command: Command) -> No
     run, _ = command(chain_of_world(world))
     revoked_at = world.height - 1
     assert f"revoked at height {revoked_at}" in run("credential", "relay-a")[1]
+    _, output, _ = run("credential", participant(82).public_key.hex())
+    assert "not yet: it takes over from model-a at the end of this epoch" in output
+    taker = read_json(run, "credential", participant(82).id.hex())
+    assert (taker["takes_over"], taker["successor"]) == (FOUNDER.id.hex(), None)
     _, output, _ = run("credential", "model-a")
     assert f"rotates to  {participant(82).public_key.hex()} at the end of this epoch" in output
     assert "model  genesis" in output
     world.advance_to(world.height + 12)
     run, _ = command(chain_of_world(world))
-    assert "expired" in run("credential", STRANGER.public_key.hex())[1]
+    assert "no verifier endorses it" in run("credential", STRANGER.public_key.hex())[1]
+
+
+def test_nodes_that_nobody_endorses_are_shown_and_found(command: Command) -> None:
+    world = busy_world()
+    assert world.code_of(MODEL, REGISTER, registration(MODEL, "model-b", "model")) == 0
+    assert world.code_of(SUCCESSOR, transactions.RETIRE, {}) == 0
+    run, _ = command(chain_of_world(world))
+    listed = {node["name"]: node["status"] for node in read_json(run, "nodes")["nodes"]}
+    assert (listed["model-b"], listed["relay-a"]) == ("candidate", "retired")
+    assert read_json(run, "status")["nodes"] == {
+        "candidate": 1,
+        "retired": 1,
+        "trusted": 4,
+        "untrusted": 1,
+    }
+    assert read_json(run, "reputation", "model-b", "--explain")["can"]["dialled"].startswith("no")
+    assert "no verifier endorses it" in run("credential", "model-b")[1]
+    assert "its credentials ended with that" in run("credential", "relay-a")[1]
+
+
+def test_verifiers_are_shown_with_what_they_were_voted_and_have_left(command: Command) -> None:
+    world = busy_world()
+    key = verifier_key(VERIFIERS[2].id)
+    faulty = {"power": 5, "trust_ppm": 500_000, "benched": 9}
+    world.items[key] = encode({**load(world.state, key), **faulty})
+    run, _ = command(chain_of_world(world))
+    output = run("status")[1]
+    assert f"verifier-2  {VERIFIERS[2].id.hex()}  5      10     0.500  to epoch 9" in output
+    shown = {v["name"]: v for v in read_json(run, "status")["verifiers"]}
+    assert (shown["verifier-2"]["power"], shown["verifier-2"]["voted_power"]) == (5, 10)
+    # What is voted in an epoch weighs from the next on.
+    probers = read_json(run, "epoch", str(world.chain.epoch.number))["probers"]
+    assert [prober["power"] for prober in probers] == [10] * 4
 
 
 def test_epochs_settled_running_and_to_come(command: Command) -> None:
@@ -322,6 +360,20 @@ def test_parameters_models_and_proposals(command: Command) -> None:
     assert (
         "window_epochs = 6  verifier-0  power 10 yes, 0 no, 27 of 40 needed" in run("proposals")[1]
     )
+
+
+def test_changes_of_every_kind_are_put_in_words() -> None:
+    names = {bytes(20): "x", bytes([1]) * 20: "node-1"}
+    model = {"name": "m", "quantization": "F16", "context_tokens": 9, "weights_digest": bytes(32)}
+    for change, text in (
+        ({"kind": "cancel", "version": 2}, "no upgrade to version 2 of the rules"),
+        ({"kind": "expel", "node": bytes([1]) * 20}, "node-1 loses its credentials"),
+        (
+            {"kind": "model", "deterministic": True, **model},
+            "nodes may serve m (F16, 9 tokens, deterministic), weights 0000000000000000",
+        ),
+    ):
+        assert change_text(change, names) == text
 
 
 def test_pending_changes_are_shown(command: Command) -> None:

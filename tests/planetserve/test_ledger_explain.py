@@ -21,8 +21,15 @@ from planetserve.ledger_cli.explanation import (
 )
 from planetserve.ledger_cli.history import convictions_of
 from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED, NodeRecord
-from planetserve.statekeys import epoch_key, reputation_key, result_key, route_key
-from planetserve.transactions import EVIDENCE, REGISTER, ROTATE
+from planetserve.statekeys import (
+    NEXT_PROPOSAL_KEY,
+    epoch_key,
+    reputation_key,
+    result_key,
+    route_key,
+    waiting_key,
+)
+from planetserve.transactions import EVIDENCE, PROPOSE, REGISTER, ROTATE, UPDATE, VOTE
 from tests.abci_app.world import (
     CHAIN_ID,
     FOUNDER,
@@ -65,10 +72,20 @@ def convictions_in(world: World, *identities: Identity) -> tuple[Conviction, ...
 
 def explained(world: World, identity: Identity, last: int = 0, *former: Identity) -> Explanation:
     """Of the last epochs only, or of all."""
-    reputation = load(world.state, reputation_key(identity.id))
     convictions = convictions_in(world, identity, *former)
-    history = history_of(world, identity.id)[-last:]
-    return explain(history, convictions, identity.id, reputation, world.height)
+    return replayed(world, identity, history_of(world, identity.id)[-last:], convictions)
+
+
+def replayed(
+    world: World,
+    identity: Identity,
+    history: list[Settled],
+    convictions: tuple[Conviction, ...] = (),
+    **forged: Any,
+) -> Explanation:
+    reputation = {**load(world.state, reputation_key(identity.id)), **forged}
+    parameters = world.chain.parameters.to_wire()
+    return explain(history, convictions, identity.id, reputation, parameters, world.height)
 
 
 def score(world: World, node: bytes, *scores_ppm: int) -> None:
@@ -141,8 +158,7 @@ def test_evidence_explains_what_no_epoch_does() -> None:
     now = explained(world, FOUNDER)
     assert now.all_differences == ()
     assert [item.reporter for item in now.since_last] == [VERIFIERS[2].id]
-    reputation = load(world.state, reputation_key(FOUNDER.id))
-    unexplained = explain(history_of(world, FOUNDER.id), (), FOUNDER.id, reputation, world.height)
+    unexplained = replayed(world, FOUNDER, history_of(world, FOUNDER.id))
     assert unexplained.all_differences != ()
 
     world.advance_to(world.window.end)
@@ -174,6 +190,47 @@ def test_history_goes_on_through_a_rotation() -> None:
     ]
 
 
+OTHER: dict[str, Any] = {
+    "name": "other",
+    "weights_digest": bytes(32),
+    "quantization": "F16",
+    "context_tokens": 2048,
+    "deterministic": False,
+}
+
+
+def pass_vote(world: World, change: dict[str, Any]) -> None:
+    number = load(world.state, NEXT_PROPOSAL_KEY) or 1
+    assert world.code_of(VERIFIERS[0], PROPOSE, transactions.propose(change=change)) == 0
+    for verifier in VERIFIERS[1:3]:
+        world.send(verifier, VOTE, transactions.vote(proposal=number, approve=True))
+    assert {int(result.code) for result in world.block().results} == {0}
+
+
+def test_another_model_and_evidence_before_the_first_result_are_explained() -> None:
+    world = World(SHORT)
+    world.admit(MODEL, role="model")
+    pass_vote(world, {**transactions.model(**OTHER), "kind": "model"})
+    assert world.code_of(VERIFIERS[0], EVIDENCE, conflict(MODEL, "one", "two")) == 0
+    world.advance_to(world.window.end)
+    for _ in range(2):
+        score(world, MODEL.id, *[900_000] * 4)
+    (first, _) = explained(world, MODEL).epochs
+    assert (first.before.convictions, len(first.since_before)) == (1, 1)
+    data = {**registration(MODEL, role="model"), "model": "other"}
+    assert world.code_of(MODEL, UPDATE, data) == 0
+    now = explained(world, MODEL)
+    assert now.all_differences == ()
+    world.advance_to(world.window.end)
+    score(world, MODEL.id, *[900_000] * 4)
+    later = explained(world, MODEL)
+    assert later.all_differences == ()
+    assert [item.other_model for item in later.epochs] == [False, False, True]
+    text = "\n".join(epoch_lines(later.epochs[-1], NAMES))
+    assert "update     serves another model since the epoch before" in text
+    assert later.epochs[-1].settled.streak == 0
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(
@@ -181,8 +238,7 @@ def test_history_goes_on_through_a_rotation() -> None:
             st.lists(
                 st.sampled_from([0, 200_000, 450_000, 550_000, 900_000]), min_size=1, max_size=4
             ),
-            st.just("evidence"),
-            st.just("pause"),
+            st.sampled_from(["evidence", "pause", "update", "rotate", "vote"]),
         ),
         min_size=1,
         max_size=14,
@@ -206,17 +262,35 @@ def test_whatever_happened_is_explained(
     )
     node = FOUNDER if founder else MODEL
     world.admit(node, role="model")
+    other = {**transactions.model(**OTHER), "kind": "model"}
+    pass_vote(world, other)
     world.advance_to(world.window.end)
+    former: list[Identity] = []
     for number, step in enumerate(steps):
         if step == "evidence":
             request = b'{"model": "tiny", "temperature": 0, "n": %d}' % number
             world.code_of(VERIFIERS[0], EVIDENCE, conflict(node, "a", "b", request=request))
-        if step in ("evidence", "pause"):
+        if step == "update":
+            data = {**registration(node, role="model"), "model": ["tiny", "other"][number % 2]}
+            assert world.code_of(node, UPDATE, data) == 0
+        if step == "rotate":
+            data = transactions.rotate(CHAIN_ID, node.public_key, participant(100 + number))
+            assert world.code_of(node, ROTATE, data) == 0
             world.advance_to(world.window.end)
+            former, node = [*former, node], participant(100 + number)
+        if step == "vote":
+            name = ["alarm_epochs", "cusum_limit_ppm"][number % 2]
+            value = [number + 1, 500_000 + 100_000 * number][number % 2]
+            pass_vote(world, {"kind": "parameter", "name": name, "value": value})
+        if step in ("evidence", "pause", "vote"):
+            world.advance_to(world.window.end)
+        if isinstance(step, str):
             continue
+        if world.height + 1 >= world.window.commit_end:
+            world.advance_to(world.window.end)
         drawn = [i for i, v in enumerate(VERIFIERS) if world.assigned(v, node.id)][: len(step)]
         world.score(node.id, {index: step[place] for place, index in enumerate(drawn)})
-    explanation = explained(world, node, last)
+    explanation = explained(world, node, last, *former)
     assert explanation.all_differences == ()
     for item in explanation.epochs:
         assert list(epoch_lines(item, {}))
@@ -241,9 +315,7 @@ def test_what_does_not_follow_is_told(change: dict[str, Any], message: str) -> N
     world = founded()
     score(world, FOUNDER.id, *[800_000] * 4)
     (settled,) = history_of(world, FOUNDER.id)
-    reputation = load(world.state, reputation_key(FOUNDER.id))
-    forged = dataclasses.replace(settled, **change)
-    found = explain([forged], (), FOUNDER.id, reputation, world.height)
+    found = replayed(world, FOUNDER, [dataclasses.replace(settled, **change)])
     assert any(message in line for line in found.all_differences), found.all_differences
     assert difference_lines(found.all_differences)[1].startswith("!! The ledger's record")
 
@@ -252,14 +324,10 @@ def test_a_prober_counted_twice_and_a_forged_standing_are_told() -> None:
     world = founded()
     score(world, FOUNDER.id, *[800_000] * 4)
     (settled,) = history_of(world, FOUNDER.id)
-    reputation = load(world.state, reputation_key(FOUNDER.id))
     doubled = (settled.scores[0], *settled.scores[1:3], settled.scores[0])
-    found = explain(
-        [dataclasses.replace(settled, scores=doubled)], (), FOUNDER.id, reputation, world.height
-    )
+    found = replayed(world, FOUNDER, [dataclasses.replace(settled, scores=doubled)])
     assert "epoch 0: one prober's score counts twice" in found.all_differences
-    forged = {**reputation, "ppm": 900_000, "window_ppm": [900_000]}
-    found = explain([settled], (), FOUNDER.id, forged, world.height)
+    found = replayed(world, FOUNDER, [settled], ppm=900_000, window_ppm=[900_000])
     assert [line.partition(" comes")[0] for line in found.differences] == [
         "now: R",
         "now: the window",
@@ -267,7 +335,8 @@ def test_a_prober_counted_twice_and_a_forged_standing_are_told() -> None:
 
 
 def route_of(world: World, identity: Identity) -> NodeRecord:
-    return NodeRecord.from_wire(load(world.state, route_key(identity.id)))
+    endorsed = load(world.state, route_key(identity.id))
+    return NodeRecord.from_wire(endorsed or load(world.state, waiting_key(identity.id)))
 
 
 def abilities_of(world: World, identity: Identity, chance: int | None) -> dict[str, str]:

@@ -14,7 +14,8 @@ from abci_app.core.codes import MEANINGS
 from abci_app.core.genesis import FIRST_VERSION
 from abci_app.core.parameters import LIMITS, Parameters
 from abci_app.core.reputation import Reputation
-from abci_app.core.routes import standing
+from abci_app.core.routes import standing as status_of
+from abci_app.core.state import EMPTY, View
 from planetserve.ledger_cli import codes, rule
 from planetserve.ledger_cli.rule import Score, Standing
 
@@ -44,8 +45,9 @@ def reputations(draw: st.DrawFn) -> Reputation:
         cusum_ppm=draw(st.integers(0, 3_000_000)),
         trusted=draw(st.booleans()),
         admitted=draw(st.booleans()),
-        streak=draw(st.integers(0, 8)),
+        streak=draw(st.integers(-1, 20)),
         alarm=draw(st.integers(0, 8)),
+        convictions=draw(st.integers(0, 2)),
     )
 
 
@@ -71,6 +73,7 @@ def as_standing(reputation: Reputation) -> Standing:
         trusted=reputation.trusted,
         streak=reputation.streak,
         alarm=reputation.alarm,
+        convictions=reputation.convictions,
     )
 
 
@@ -94,7 +97,7 @@ def test_one_epoch_comes_out_as_on_the_ledger(
     assert outcome.after == as_standing(update.reputation)
     assert (outcome.abnormal, outcome.reason) == (update.abnormal, update.reason)
     assert outcome.verdict == update.verdict
-    assert outcome.after.status == standing(update.reputation)
+    assert outcome.after.status == status_of(update.reputation)
 
 
 @given(reputations(), PPM, parameters())
@@ -111,11 +114,47 @@ def test_with_part_of_the_window_the_recorded_count_is_used(
         trusted=before.trusted,
         streak=before.streak,
         alarm=None,
+        convictions=before.convictions,
     )
     score = Score(bytes(20), 1, credit, 1, b"")
     outcome = rule.settle(unknown, [score], credit, 1_000_000, numbers.to_wire(), update.abnormal)
     assert outcome.after.ppm == update.reputation.ppm
     assert outcome.abnormal is None or numbers.window_epochs == 1
+
+
+@given(reputations(), parameters(), st.integers(1, 400), st.lists(PPM, min_size=1))
+def test_what_happens_between_epochs_comes_out_as_on_the_ledger(
+    before: Reputation, numbers: Parameters, power: int, credits: list[int]
+) -> None:
+    view = View(EMPTY)
+    reference.save_reputation(view, bytes(20), before)
+    reference.convict(view, bytes(20), numbers)
+    convicted = reference.load_reputation(view, bytes(20))
+    assert convicted is not None
+    values = numbers.to_wire()
+    assert rule.convicted(as_standing(before), values) == as_standing(convicted)
+    other = reference.with_another_model(before)
+    assert rule.with_another_model(as_standing(before)) == as_standing(other)
+    # The way back is as long as on the ledger.
+    standing, update = as_standing(convicted), reference.Update(convicted, 0, "")
+    for credit in credits * 8:
+        update = reference.updated(update.reputation, credit, numbers)
+        score = Score(bytes(20), power, credit, 1, b"")
+        outcome = rule.settle(standing, [score], credit, 1_000_000, values, update.abnormal)
+        standing = outcome.after
+        assert standing == as_standing(update.reputation)
+
+
+@given(scores(), st.integers(1, 400), st.sampled_from([80_000, 500_000, 1_000_000]), parameters())
+def test_a_sample_needs_half_of_its_expected_power(
+    found: list[Score], total_power: int, chance: int, numbers: Parameters
+) -> None:
+    revealed, due = sum(score.power for score in found), total_power * chance
+    quorum = numbers.quorum_ppm if chance == 1_000_000 else 500_000
+    reached = revealed > 0 and revealed * 10**12 >= quorum * due
+    assert rule.reveals_enough(found, total_power, chance, numbers.to_wire()) == reached
+    assert settlement.SAMPLE_QUORUM_PPM == rule.SAMPLE_QUORUM_PPM
+    assert reference.MAX_DOUBLINGS == rule.MAX_DOUBLINGS
 
 
 def test_words_and_version_are_the_ledgers() -> None:

@@ -105,9 +105,11 @@ def test_register_a_model(writing: tuple[Run, Writer, Path], tmp_path: Path) -> 
     }
     assert run("register-model", "new", *options)[0] == 2
     assert run("register-model", "new", "--weights-digest", "12", *options)[0] == 2
-    digest = ("--weights-digest", "ab" * 32, "--deterministic")
+    digest = ("--weights-digest", "ab" * 32)
     assert run("register-model", "new", *digest, *options)[0] == 0
-    assert writer.sent[-1].data["deterministic"] is True
+    assert writer.sent[-1].data["weights_digest"] == bytes([0xAB] * 32)
+    # Who calls a model deterministic lets nodes be convicted over it, which takes a vote.
+    assert run("register-model", "new", *digest, "--deterministic", *options)[0] == 2
 
 
 def test_a_vote_says_how_it_stands(writing: tuple[Run, Writer, Path]) -> None:
@@ -148,6 +150,8 @@ def test_proposals_of_every_kind(
         (("leave", "verifier-2"), ("leave", bytes(VERIFIERS[2].id))),
         (("power", VERIFIERS[1].id.hex(), "12"), ("power", bytes(VERIFIERS[1].id), 12)),
         (("upgrade", "2", "5000"), ("upgrade", 2, 5000)),
+        (("cancel", "2"), ("cancel", 2)),
+        (("expel", "model-a"), ("expel", bytes(FOUNDER.id))),
     ):
         code, output, errors = run("propose", *arguments, *option)
         assert (code, errors) == (0, "")
@@ -163,8 +167,20 @@ def test_proposals_of_every_kind(
         "transport_key": joiner.transport_public,
         "power": 10,
     }
+    weights = ("--weights-digest", "cd" * 32, "--quantization", "F16", "--context-tokens", "99")
+    assert run("propose", "model", "exact", *weights, "--deterministic", *option)[0] == 0
+    assert writer.sent[-1].data["change"] == {
+        "kind": "model",
+        "name": "exact",
+        "weights_digest": bytes([0xCD] * 32),
+        "quantization": "F16",
+        "context_tokens": 99,
+        "deterministic": True,
+    }
     sent = len(writer.sent)
     for wrong in (
+        ("expel", "nobody"),
+        ("model", "exact", "--quantization", "F16", "--context-tokens", "99"),
         ("parameter", "no_such", "7"),
         ("leave", "nobody"),
         ("join", file),
@@ -184,6 +200,8 @@ def order(kind: str) -> tuple[str, ...]:
         "leave": ("kind", "verifier"),
         "power": ("kind", "verifier", "power"),
         "upgrade": ("kind", "version", "height"),
+        "cancel": ("kind", "version"),
+        "expel": ("kind", "node"),
     }[kind]
 
 
