@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.transactions [libFuzzer options, e.g. -max_total_time=600] [FOLDERS]
 
-New inputs go to the first folder (by default one below /tmp that is named at the start); what is
-kept in `corpus/` and the seeds are read besides. A crash leaves its input in the current folder.
+The seeds and new inputs go to the first folder (by default one below /tmp that is named at the
+start); what is kept in `corpus/` is read besides. A crash leaves its input in the current folder.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ def fuzz(name: str) -> None:
         from tests.fuzz.mutators import MUTATORS
         from tests.fuzz.seeds import SEEDS
         from tests.fuzz.targets import TARGETS
-    work = Path(mkdtemp(prefix=f"planetserve-fuzz-{name}-"))
-    for number, seed in enumerate(SEEDS[name]()):
-        (work / f"seed-{number}").write_bytes(seed)
     folders = [item for item in sys.argv[1:] if not item.startswith("-")]
     options = [item for item in sys.argv[1:] if item.startswith("-")]
     if not folders:
         folders = [mkdtemp(prefix=f"planetserve-found-{name}-")]
         print(f"new inputs: {folders[0]}", flush=True)
+    for number, seed in enumerate(SEEDS[name]()):
+        (Path(folders[0]) / f"seed-{number}").write_bytes(seed)
     options = [f"-max_len={MAX_INPUT_BYTES}", *options]
-    reading = [str(work), *([str(corpus(name))] if corpus(name).is_dir() else [])]
+    reading = [str(corpus(name))] if corpus(name).is_dir() else []
 
     def mutate(data: bytes, max_bytes: int, seed: int) -> bytes:
         """In part as libFuzzer would, in part with an eye to the form."""
