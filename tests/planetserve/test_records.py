@@ -37,6 +37,7 @@ VERIFIER: dict[str, Any] = {
     "name": "v",
     "power": 10,
     "trust_ppm": 1_000_000,
+    "voted_power": 10,
 }
 MAIN: dict[str, Any] = {
     "chain_id": "chain",
