@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from abci_app.core.apphash import app_hash
 from abci_app.core.chunks import read_chunk
@@ -27,11 +30,16 @@ from abci_app.home import (
     read_settings,
     write_private,
 )
+from abci_app.proto.tendermint.types.canonical_pb2 import CanonicalVote
 from abci_app.snapshots import Archive, Available
 from abci_app.store import KEPT_ROOTS, Store, open_store
+from abci_app.wire import FrameDecoder, FramingError
 from planetserve.errors import ConfigurationError, UsageError
 from planetserve.merkle import root_of
 from planetserve.statekeys import STORES
+
+VOTE_STEPS = (2, 3)
+"""CometBFT's `privval/file.go`: 1 is a proposal, 2 a prevote, 3 a precommit."""
 
 
 @contextmanager
@@ -67,12 +75,31 @@ def exported_genesis(home: Path, height: int | None = None) -> str:
     raise UsageError(f"{home} holds the state of these heights: {known}")
 
 
-def signed_height(home: Path) -> int:
-    """The last height in which this home's consensus key has signed."""
+@dataclass(frozen=True, slots=True)
+class LastSigned:
+    """What this home's consensus key has signed last: in which block, and whether that may have
+    helped to decide it. A vote for no block in a round does not."""
+
+    height: int
+    binding: bool
+
+
+def last_signed(home: Path) -> LastSigned:
+    """Raises `ConfigurationError`."""
     try:
-        return int(json.loads((home / CONSENSUS_STATE).read_text())["height"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        state = json.loads((home / CONSENSUS_STATE).read_text())
+        height, step = int(state["height"]), int(state["step"])
+        nothing = step == 0 and int(state["round"]) == 0
+        vote = step in VOTE_STEPS and _is_nil(bytes.fromhex(state["signbytes"]))
+    except (OSError, ValueError, KeyError, TypeError, DecodeError, FramingError) as error:
         raise ConfigurationError(f"{home / CONSENSUS_STATE} is missing or malformed") from error
+    return LastSigned(height, not nothing and not vote)
+
+
+def _is_nil(signed: bytes) -> bool:
+    """Whether the signed bytes of a vote, which begin with their length, are for no block."""
+    (message,) = FrameDecoder().feed(signed)
+    return not CanonicalVote.FromString(message).HasField("block_id")
 
 
 def check_genesis(text: str) -> str:
@@ -81,13 +108,13 @@ def check_genesis(text: str) -> str:
     try:
         document = json.loads(text)
         chain_id, app_state = document["chain_id"], document["app_state"]
-        int(document["initial_height"])
+        initial_height = int(document["initial_height"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigurationError("the genesis document is malformed") from error
     if not isinstance(app_state, dict) or "records" not in app_state:
         return ""
     try:
-        records = imported_state(chain_id, app_state)
+        records = imported_state(chain_id, app_state, initial_height)
     except GenesisError as error:
         raise ConfigurationError(f"the genesis document's app_state: {error}") from error
     return app_hash(roots_of(records)).hex()
@@ -115,7 +142,7 @@ def _document(home: Path, height: int, records: Mapping[bytes, bytes]) -> str:
             for item in all_verifiers(reader)
         ],
         "app_hash": "",
-        "app_state": exported_state(sorted(records.items())),
+        "app_state": exported_state(sorted(records.items()), height),
     }
     return exported_text(document)
 
@@ -145,11 +172,11 @@ def import_genesis(home: Path, text: str) -> Path:
             "another"
         )
     data, signed = home / CONSENSUS_STATE.parent, (home / CONSENSUS_STATE).read_bytes()
-    first, last_signed = int(json.loads(text)["initial_height"]), signed_height(home)
-    if last_signed > first:
+    first, signed_last = int(json.loads(text)["initial_height"]), last_signed(home)
+    if signed_last.height > first or (signed_last.height == first and signed_last.binding):
         raise ConfigurationError(
-            f"this validator has signed in block {last_signed} and signs nothing twice, so it "
-            f"cannot go on from block {first}; export a later height"
+            f"this validator has signed in block {signed_last.height} and signs nothing twice, so "
+            f"it cannot go on from block {first}; export a later height"
         )
     if (home / DATABASE).is_dir():
         with stopped_store(home):

@@ -1,11 +1,11 @@
 """The whole state as the `app_state` of a genesis document, and back.
 
-    {"records": {STORE: [[KEY, VALUE], ...], ...}}
+    {"height": HEIGHT, "records": {STORE: [[KEY, VALUE], ...], ...}}
 
-KEY is what follows `STORE/` in the state key; both are base64. Stores that hold nothing are left
-out, keys ascend. A chain that starts from it has the exported state to the byte, and so its app
-hash; heights in records count on, so its genesis document's `initial_height` is the height after
-the exported one.
+HEIGHT is the block after which the state was such. KEY is what follows `STORE/` in the state
+key; both are base64. Stores that hold nothing are left out, keys ascend. A chain that starts from
+it has the exported state to the byte, and so its app hash; heights in records count on, so its
+genesis document's `initial_height` must be the height after HEIGHT.
 """
 
 from __future__ import annotations
@@ -15,29 +15,37 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from abci_app.core.parameters import GenesisError, load_chain
-from abci_app.core.state import MapReader
-from abci_app.core.verifiers import all_verifiers
+from abci_app.core.imported import check_state
+from abci_app.core.parameters import GenesisError
 from planetserve.encoding import EncodingError, decode
 from planetserve.statekeys import STORES
 
 MAX_KEY_BYTES = 1_024
 
 
-def exported_state(records: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """The `app_state` of a state's records, which come in ascending order of keys."""
+def exported_state(records: Iterable[tuple[bytes, bytes]], height: int) -> dict[str, Any]:
+    """The `app_state` of a state's records after block `height`, which come in ascending order of
+    keys."""
     stores: dict[str, list[list[str]]] = {}
     for key, value in records:
         store, _, rest = key.partition(b"/")
         stores.setdefault(store.decode(), []).append([_text(rest), _text(value)])
-    return {"records": stores}
+    return {"height": height, "records": stores}
 
 
-def imported_state(chain_id: str, document: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The records of an exported `app_state`. Raises `GenesisError`."""
+def imported_state(
+    chain_id: str, document: Mapping[str, Any], initial_height: int
+) -> dict[bytes, bytes]:
+    """The records of an exported `app_state` that a chain goes on from with block
+    `initial_height`. Raises `GenesisError`."""
     stores = document.get("records")
-    if set(document) != {"records"} or not isinstance(stores, dict):
-        raise GenesisError("an exported app_state holds records and nothing else")
+    if set(document) != {"height", "records"} or not isinstance(stores, dict):
+        raise GenesisError("an exported app_state holds a height, records and nothing else")
+    height = document["height"]
+    if type(height) is not int or height < 0 or initial_height != height + 1:
+        raise GenesisError(
+            f"the records are of height {height!r}, and the chain would begin at {initial_height}"
+        )
     state: dict[bytes, bytes] = {}
     for store, pairs in stores.items():
         if store not in STORES or not isinstance(pairs, list):
@@ -49,7 +57,7 @@ def imported_state(chain_id: str, document: Mapping[str, Any]) -> dict[bytes, by
                 raise GenesisError(f"the keys of {store} do not ascend")
             last = rest
             state[prefix + rest] = value
-    _check(chain_id, state)
+    check_state(chain_id, state, initial_height)
     return state
 
 
@@ -69,20 +77,6 @@ def _record(pair: Any) -> tuple[bytes, bytes]:
     except EncodingError:
         raise GenesisError("a value is not canonical MessagePack") from None
     return rest, value
-
-
-def _check(chain_id: str, state: Mapping[bytes, bytes]) -> None:
-    """That the records are a state of this chain, as far as a first look can tell."""
-    reader = MapReader(state)
-    try:
-        chain = load_chain(reader)
-        verifiers = all_verifiers(reader)
-    except (LookupError, TypeError, ValueError):
-        raise GenesisError("the records hold no chain that could go on") from None
-    if chain.chain_id != chain_id:
-        raise GenesisError(f"the records are of the chain {chain.chain_id!r}, not {chain_id!r}")
-    if not verifiers:
-        raise GenesisError("the records hold no verifier")
 
 
 def _text(data: bytes) -> str:

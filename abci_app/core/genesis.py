@@ -61,7 +61,7 @@ def genesis(chain_id: str, app_state: bytes, initial_height: int = 1) -> dict[by
     except (ValueError, RecursionError):
         raise GenesisError("app_state is not JSON") from None
     if isinstance(document, dict) and "records" in document:
-        return dict(imported_state(chain_id, document))
+        return dict(imported_state(chain_id, document, initial_height))
     if not isinstance(document, dict) or not REQUIRED <= set(document) <= REQUIRED | OPTIONAL:
         raise GenesisError(
             "app_state holds params and verifiers, and perhaps models and credentials"

@@ -53,9 +53,9 @@ class Chain:
 
 def imported(original: World) -> World:
     """The chain that starts from what the original exports now."""
-    text = exported_text(exported_state(sorted(original.items.items())))
+    text = exported_text(exported_state(sorted(original.items.items()), original.height))
     world = World()
-    writes = genesis(CHAIN_ID, text.encode())
+    writes = genesis(CHAIN_ID, text.encode(), original.height + 1)
     world.items = {key: value for key, value in writes.items() if value is not None}
     world.height = original.height
     return world
