@@ -9,7 +9,7 @@ from abci_app.core.state import load
 from planetserve import transactions
 from planetserve.keys import Identity
 from planetserve.records import NodeRecord
-from planetserve.statekeys import route_key
+from planetserve.statekeys import route_key, waiting_key
 from planetserve.transactions import (
     PROPOSE,
     REGISTER,
@@ -51,7 +51,10 @@ def only_code(world: World, raw: bytes) -> int:
 
 
 def record(world: World, identity: Identity) -> NodeRecord:
-    return NodeRecord.from_wire(load(world.state, route_key(identity.id)))
+    """As readers see the node, in whichever of the two stores it is."""
+    found = [load(world.state, key) for key in (route_key(identity.id), waiting_key(identity.id))]
+    (only,) = [item for item in found if item is not None]
+    return NodeRecord.from_wire(only)
 
 
 def endorsement(identity: Identity, role: str = "relay", expires: int = 50) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from abci_app.core.codes import Code, Rejected
 from abci_app.core.verifiers import MAX_TOTAL_POWER
 from planetserve.transactions import PROPOSE, ROTATE, rotate
 from tests.abci_app.test_governance import NEWCOMER, join, leave_of
-from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, World, participant
+from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, World, consensus_key, participant
 
 A, B, C, D = VERIFIERS
 
@@ -40,7 +40,7 @@ def parameter(name: str, value: Any) -> dict[str, Any]:
         parameter("commit_blocks", 24),
         join(power=20),
         join(VERIFIERS[1]),
-        join(consensus_key=bytes([201] * 32)),
+        join(consensus_key=consensus_key(1)),
         join(consensus_key=bytes(32)),
         join(consensus_key=b"\1" + bytes(31)),
         join(key=b"\1" + bytes(31)),
@@ -92,7 +92,7 @@ def test_malformed_changes(change: Any) -> None:
     "change",
     [
         parameter("window_epochs", 1_000),
-        parameter("commit_blocks", 23),
+        parameter("commit_blocks", 21),
         join(power=19),
         join(power=1),
         leave_of(A),

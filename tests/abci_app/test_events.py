@@ -29,6 +29,7 @@ from tests.abci_app.world import (
     VERIFIERS,
     World,
     conflict,
+    consensus_key,
     participant,
     registration,
 )
@@ -121,7 +122,7 @@ def test_votes_tell_their_outcome_and_what_follows() -> None:
     assert found == [
         ("proposal", {"proposal": "1", "outcome": "passed"}),
         ("proposal", {"proposal": "2", "outcome": "passed"}),
-        ("power", {"consensus_key": "c9" * 32, "power": "12"}),
+        ("power", {"consensus_key": consensus_key(1).hex(), "power": "12"}),
     ]
     world.advance_to(world.window.end - 1)
     assert told(world.block()) == [("parameters", {"abnormal_below_ppm": "450000"})]
@@ -149,5 +150,5 @@ def test_a_joining_and_a_leaving_validator() -> None:
         seen += [item for item in told(world.block()) if item[0] == "power"]
     assert seen == [
         ("power", {"consensus_key": participant(91).public_key.hex(), "power": "10"}),
-        ("power", {"consensus_key": "cb" * 32, "power": "0"}),
+        ("power", {"consensus_key": consensus_key(3).hex(), "power": "0"}),
     ]

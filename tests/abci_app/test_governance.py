@@ -28,7 +28,14 @@ from abci_app.core.transition import BlockResult
 from abci_app.core.verifiers import Verifier, all_verifiers, load_verifier
 from planetserve.keys import Identity
 from planetserve.records import RETIRED, TRUSTED
-from planetserve.statekeys import OPEN_PROPOSALS_KEY, PENDING_KEY, node_key, proposal_key, route_key
+from planetserve.statekeys import (
+    OPEN_PROPOSALS_KEY,
+    PENDING_KEY,
+    node_key,
+    proposal_key,
+    route_key,
+    waiting_key,
+)
 from planetserve.transactions import ENDORSE, PROPOSE, ROTATE, UPDATE, VOTE, endorse, rotate
 from tests.abci_app.world import (
     CHAIN_ID,
@@ -36,6 +43,7 @@ from tests.abci_app.world import (
     RELAY,
     VERIFIERS,
     World,
+    consensus_key,
     participant,
     registration,
 )
@@ -240,9 +248,9 @@ def test_a_verifier_joins_votes_and_leaves() -> None:
     number = proposed(world, {"kind": "leave", "verifier": bytes(D.id)})
     for voter in (B, NEWCOMER, D):
         world.send(voter, VOTE, {"proposal": number, "approve": True})
-    assert updates_of(world.block()) == {bytes([203] * 32): 0}
+    assert updates_of(world.block()) == {consensus_key(3): 0}
     assert load_verifier(world.state, D.id) is None
-    assert load(world.state, route_key(D.id))["status"] == RETIRED
+    assert load(world.state, waiting_key(D.id))["status"] == RETIRED
     assert world.code_of(D, PROPOSE, {"change": TAU}) == Code.NOT_A_VERIFIER
 
 
@@ -291,7 +299,7 @@ def test_power_changes() -> None:
     number = proposed(world, change)
     for voter in (B, C):
         world.send(voter, VOTE, {"proposal": number, "approve": True})
-    assert updates_of(world.block()) == {bytes([201] * 32): 14}
+    assert updates_of(world.block()) == {consensus_key(1): 14}
     verifier = load_verifier(world.state, B.id)
     assert verifier is not None
     assert verifier.power == 14
@@ -379,7 +387,7 @@ powers = st.lists(st.integers(1, 1000), min_size=1, max_size=12)
 @given(powers, st.data())
 def test_counting_agrees_with_fractions(given: list[int], data: st.DataObject) -> None:
     verifiers = [
-        Verifier(bytes([index]) * 32, "v", b"", power) for index, power in enumerate(given)
+        Verifier(bytes([index]) * 32, "v", b"", power, power) for index, power in enumerate(given)
     ]
     ballots = data.draw(
         st.lists(st.sampled_from([True, False, None]), min_size=len(given), max_size=len(given))

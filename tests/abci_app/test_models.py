@@ -6,7 +6,7 @@ import pytest
 
 from abci_app.core.codes import Code
 from abci_app.core.models import Model, all_models, load_model
-from planetserve.transactions import MODEL
+from planetserve.transactions import MODEL, PROPOSE, VOTE
 from tests.abci_app.world import RELAY, VERIFIERS, World
 
 
@@ -36,10 +36,22 @@ def test_a_name_is_given_once() -> None:
     assert world.code_of(VERIFIERS[0], MODEL, model()) == Code.OK
     before = load_model(world.state, "small")
     for verifier in VERIFIERS[:2]:
-        data = model(deterministic=True)
+        data = model(context_tokens=4096)
         assert world.code_of(verifier, MODEL, data) == Code.MODEL_EXISTS
     assert world.code_of(VERIFIERS[0], MODEL, model("tiny")) == Code.MODEL_EXISTS
     assert load_model(world.state, "small") == before
+
+
+def test_a_deterministic_model_takes_a_vote() -> None:
+    world = World()
+    assert world.code_of(VERIFIERS[0], MODEL, model(deterministic=True)) == Code.INVALID_FIELD
+    change = {"kind": "model", **model("exact", deterministic=True)}
+    assert world.code_of(VERIFIERS[0], PROPOSE, {"change": change}) == Code.OK
+    for verifier in VERIFIERS[1:3]:
+        assert world.code_of(verifier, VOTE, {"proposal": 1, "approve": True}) == Code.OK
+    found = load_model(world.state, "exact")
+    assert found is not None
+    assert (found.deterministic, found.by) == (True, bytes(20))
 
 
 def test_others_register_nothing() -> None:

@@ -6,7 +6,7 @@ from abci_app.core.codes import Code
 from abci_app.core.state import load
 from planetserve import transactions
 from planetserve.records import CANDIDATE, RETIRED, REVOKED, TRUSTED
-from planetserve.statekeys import CANDIDATES_KEY, route_key
+from planetserve.statekeys import CANDIDATES_KEY, waiting_key
 from planetserve.transactions import (
     ENDORSE,
     PROPOSE,
@@ -148,7 +148,7 @@ def test_a_voted_patience_holds_for_those_who_wait() -> None:
     world.advance_to(20)
     assert record(world, RELAY).status == CANDIDATE
     world.advance_to(22)
-    assert route_key(RELAY.id) not in world.items
+    assert waiting_key(RELAY.id) not in world.items
     assert load(world.state, CANDIDATES_KEY) == 0
 
 
@@ -181,7 +181,7 @@ def test_who_came_back_is_waited_for_as_long_as_a_newcomer() -> None:
     world.advance_to(30)
     assert record(world, RELAY).status == CANDIDATE, "its former credential's end is none of it"
     world.block()
-    assert route_key(RELAY.id) not in world.items
+    assert waiting_key(RELAY.id) not in world.items
 
 
 def test_who_may_not_retire() -> None:

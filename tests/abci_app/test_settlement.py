@@ -51,7 +51,7 @@ def status_of(world: World, node: bytes) -> str:
 
 
 def test_an_epoch_s_windows() -> None:
-    window = window_of(Epoch(1, 26, bytes(32), MILLION), Parameters())
+    window = window_of(Epoch(1, 26, bytes(32), MILLION, ()), Parameters())
     assert (window.start, window.commit_end, window.reveal_end, window.end) == (26, 41, 50, 51)
 
 
@@ -96,7 +96,7 @@ def test_less_than_a_third_moves_the_median_only_among_honest_scores(
 @given(
     st.lists(st.integers(0, 30), max_size=6),
     st.integers(1, 200),
-    st.integers(1, MILLION),
+    st.integers(1, MILLION) | st.just(MILLION),
     st.integers(500_000, MILLION),
 )
 def test_the_quorum_is_a_share_of_the_power_that_was_to_judge(
@@ -104,7 +104,8 @@ def test_the_quorum_is_a_share_of_the_power_that_was_to_judge(
 ) -> None:
     scores = [Score(bytes([n]), power, 500_000, 1, b"") for n, power in enumerate(powers)]
     total = sum(powers) + rest
-    needed = Fraction(quorum, MILLION) * Fraction(chance, MILLION) * total
+    share = quorum if chance == MILLION else MILLION // 2
+    needed = Fraction(share, MILLION) * Fraction(chance, MILLION) * total
     reached = sum(powers) >= needed and sum(powers) > 0
     # All scores equal R, so that less than the quorum decides nothing.
     credit = agreed_credit(scores, total, chance, 500_000, Parameters(quorum_ppm=quorum))
@@ -237,7 +238,7 @@ def assigned(world: World, index: int, node: bytes) -> bool:
     return world.assigned(VERIFIERS[index], node)
 
 
-def test_one_who_is_no_verifier_any_more_weighs_nothing() -> None:
+def test_one_who_leaves_weighs_until_the_epoch_ends() -> None:
     world = with_founder()
     world.commit(VERIFIERS[3], FOUNDER.id, 100_000)
     for index in (0, 1, 2):
@@ -256,8 +257,9 @@ def test_one_who_is_no_verifier_any_more_weighs_nothing() -> None:
     world.block()
     world.advance_to(world.window.end)
     result = result_of(world, FOUNDER.id, 0)
-    assert (result["credit_ppm"], result["total_power"]) == (800_000, 30)
-    assert [VERIFIERS[3].id, 0, 100_000, 3, bytes(32)] in result["scores"]
+    assert (result["credit_ppm"], result["total_power"]) == (800_000, 40)
+    assert [VERIFIERS[3].id, 10, 100_000, 3, bytes(32)] in result["scores"]
+    assert VERIFIERS[3].id not in dict(world.chain.epoch.powers)
 
 
 def test_a_dropped_role_hides_nothing() -> None:
@@ -298,7 +300,7 @@ def test_the_next_seed_comes_from_one_drawn_prober_that_revealed() -> None:
     """What others reveal, in which order or of what score, does not change it."""
     worlds = [with_founder() for _ in range(4)]
     seed = worlds[0].chain.epoch.seed
-    powers = [(bytes(identity.id), 10) for identity in VERIFIERS]
+    powers = worlds[0].chain.epoch.powers
     ids = {bytes(identity.id): index for index, identity in enumerate(VERIFIERS)}
     drawn = contributor_of(seed, powers, ids)
     assert drawn is not None

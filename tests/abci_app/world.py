@@ -41,7 +41,7 @@ def app_state(params: Mapping[str, int] | None = None, powers: tuple[int, ...] =
             "prober_key": identity.public_key.hex(),
             "onion_key": identity.onion_public.hex(),
             "transport_key": identity.transport_public.hex(),
-            "consensus_key": participant(200 + index).public_key.hex(),
+            "consensus_key": consensus_key(index).hex(),
             "power": powers[index] if powers else 10,
         }
         for index, identity in enumerate(VERIFIERS)
@@ -113,6 +113,11 @@ def score_data(
         salt=salt,
         proof=proof,
     )
+
+
+def consensus_key(index: int) -> bytes:
+    """Of a verifier in the genesis of `app_state`."""
+    return participant(200 + index).public_key
 
 
 class World:

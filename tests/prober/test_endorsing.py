@@ -39,7 +39,7 @@ def test_the_others_step_in_later() -> None:
 
 
 def test_only_candidates_in_roles_that_can_be_endorsed() -> None:
-    nodes = [node(1, "trusted"), node(2, "untrusted"), node(3, "revoked"), node(4, role="prober")]
+    nodes = [node(1, "trusted"), node(2, "untrusted"), node(3, "retired"), node(4, role="prober")]
     seen: dict[bytes, float] = {record.id: 0.0 for record in nodes}
     assert due_endorsements(nodes, VERIFIERS, VERIFIERS[0], seen, 1e9, HEIGHT) == []
 
