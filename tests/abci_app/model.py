@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -31,7 +31,7 @@ from tests.abci_app.model_nodes import (
     Verifier,
     need,
 )
-from tests.abci_app.model_settlement import Conduct, Score, fault, settled
+from tests.abci_app.model_settlement import Conduct, Score, conducted, held_against, settled
 from tests.abci_app.model_votes import Voting
 
 
@@ -39,20 +39,20 @@ from tests.abci_app.model_votes import Voting
 class Model(Voting):
     commits: dict[tuple[bytes, bytes], tuple[bytes, int]] = field(default_factory=dict)
     reveals: dict[tuple[bytes, bytes], list[Any]] = field(default_factory=dict)
-    convictions: set[tuple[bytes, bytes]] = field(default_factory=set)
+    convicted: set[tuple[bytes, bytes]] = field(default_factory=set)
     results: dict[tuple[int, bytes], dict[str, Any]] = field(default_factory=dict)
     output: bytes = b""
+    kept: list[int] = field(default_factory=list)
 
     def block(self, transactions: list[Transaction]) -> list[Code]:
         self.height += 1
-        self.forget()
+        self.pass_time()
         codes = [self.apply(transaction) for transaction in transactions]
         self.tally()
         if self.height == self.start + self.parameters["epoch_blocks"] - 1:
             self.settle()
             for old in sorted(self.rotations):
-                self.move(old, self.rotations[old])
-            self.rotations.clear()
+                self.move(old, self.rotations.pop(old))
             self.begin_epoch()
         return codes
 
@@ -119,22 +119,29 @@ class Model(Voting):
         accused = data["accused"]
         need(accused in self.nodes and accused in self.conduct, Code.UNKNOWN_NODE)
         conduct, signer = self.conduct[accused], bytes(node_id(data["key"]))
-        need(signer in self.nodes[accused].ids, Code.EVIDENCE_INVALID)
+        *former, present = self.nodes[accused].ids
+        ended = zip(former, self.nodes[accused].ended, strict=True)
+        signers = [present, *(each for each, epoch in ended if self.epoch <= epoch + 8)]
+        need(signer in signers, Code.EVIDENCE_INVALID)
         case = (signer, hashlib.sha256(data["request"]).digest())
         nothing_left = not conduct.ppm and not conduct.trusted and not conduct.streak
-        need(case not in self.convictions and not nothing_left, Code.EVIDENCE_KNOWN)
+        need(case not in self.convicted and not nothing_left, Code.EVIDENCE_KNOWN)
         texts = {decode_statement(item["statement"]).text for item in data["statements"]}
         need(len(texts) == 2, Code.EVIDENCE_INVALID)
-        self.convictions.add(case)
+        self.convicted.add(case)
         conduct.ppm, conduct.trusted, conduct.streak = 0, False, 0
+        conduct.cusum = max(conduct.cusum, self.parameters["cusum_limit_ppm"])
+        conduct.alarm = self.parameters["alarm_epochs"]
+        conduct.convictions += 1
 
     def settle(self) -> None:
-        total = sum(verifier.power for verifier in self.verifiers)
+        powers = {identifier: power for _, identifier, power in self.powers}
+        total = sum(powers.values())
         compared: Counter[bytes] = Counter()
         far: Counter[bytes] = Counter()
         for node in sorted({node for node, _ in self.reveals} & set(self.conduct)):
             scores = [
-                Score(prober, verifier.power if (verifier := self.verifier(prober)) else 0, *entry)
+                Score(prober, powers.get(prober, 0), *entry)
                 for (scored, prober), entry in sorted(self.reveals.items())
                 if scored == node
             ]
@@ -145,33 +152,36 @@ class Model(Voting):
             after.last = (node, self.epoch)
             where = {"epoch": self.epoch, "height": self.height, "node": node}
             self.results[self.epoch, node] = {**result, **where}
-            if result["credit_ppm"] is not None and chance == 1:
-                for score in scores:
-                    compared[score.prober] += 1
-                    distance = abs(score.ppm - result["credit_ppm"])
-                    far[score.prober] += distance > self.parameters["distance_ppm"]
+            if chance == 1:
+                limit = self.parameters["distance_ppm"]
+                for prober, off in held_against(before, scores, result["credit_ppm"], limit):
+                    compared[prober] += 1
+                    far[prober] += off
         self.output = self.contribution()
-        self.penalise(total, compared, far)
+        self.penalise(compared, far)
 
-    def penalise(self, total: int, compared: Counter[bytes], far: Counter[bytes]) -> None:
-        cut = 0
+    def penalise(self, compared: Counter[bytes], far: Counter[bytes]) -> None:
+        total, moved = sum(verifier.power for verifier in self.verifiers), 0
         for verifier in sorted(self.verifiers, key=lambda item: item.ids[-1]):
-            quota = self.quota(verifier.ids[-1])
+            identifier = verifier.ids[-1]
+            quota = self.quota(identifier)
             if not quota.commits:
                 continue
             withheld = quota.commits > quota.reveals
-            bad = Fraction(far[verifier.ids[-1]], max(1, compared[verifier.ids[-1]]))
-            if not withheld and bad <= Fraction(1, 2):
-                gained = verifier.trust + self.parameters["trust_gain_ppm"]
-                verifier.trust = min(MILLION, gained)
-                continue
-            cut = fault(verifier, cut, total, self.parameters["trust_loss_ppm"])
-            if withheld:
-                verifier.benched = self.epoch + 1
+            off = compared[identifier] >= 3 and far[identifier] > compared[identifier] / 2
+            room = total // 10 - moved if moved else total
+            moved += conducted(
+                verifier,
+                withheld,
+                off,
+                self.epoch,
+                self.parameters,
+                0 if self.moved else room,
+            )
 
     def contribution(self) -> bytes:
         """The VRF output of the prober that is drawn, by power, from those that revealed."""
-        left = sorted((item.consensus_key, item.ids[-1], item.power) for item in self.verifiers)
+        left = list(self.powers)
         for draw in count():
             if not left:
                 return b""
@@ -189,13 +199,17 @@ class Model(Voting):
     def begin_epoch(self) -> None:
         mixed = encode({"output": self.output, "seed": self.seed})
         self.seed = hashlib.sha256(b"planetserve/seed/v1\0" + mixed).digest()
+        self.kept.append(self.epoch)
         oldest = self.epoch - self.parameters["history_epochs"]
-        self.results = {key: item for key, item in self.results.items() if key[0] > oldest}
+        dropped = [epoch for epoch in self.kept[:4] if epoch <= oldest]
+        self.kept = [epoch for epoch in self.kept if epoch not in dropped]
+        self.results = {key: item for key, item in self.results.items() if key[0] not in dropped}
         self.epoch, self.start = self.epoch + 1, self.height + 1
         self.parameters = {**self.parameters, **self.pending}
         self.pending = {}
         wanted = Fraction(self.parameters["probers_per_node"], len(self.verifiers))
         self.sample_ppm = floor(min(wanted, Fraction(1)) * MILLION)
+        self.powers = powers_of(self.verifiers)
         self.commits.clear()
         self.reveals.clear()
         self.quotas.clear()
@@ -217,20 +231,25 @@ class Model(Voting):
                 "name": verifier.name,
                 "power": verifier.power,
                 "trust_ppm": verifier.trust,
+                "voted_power": verifier.voted,
             }
         for identifier, node in self.nodes.items():
             found[b"nodes/" + identifier] = self.announcement(node)
-            found[b"routes/" + identifier] = self.route(identifier, node)
+            store = b"waiting/" if node.since else b"routes/"
+            found[store + identifier] = self.route(identifier, node)
             for kind in ("onion_key", "transport_key"):
                 if not node.retired:
                     found[b"keys/" + kind[:1].encode() + node.data[kind]] = identifier
         for old, key in self.rotations.items():
-            found[b"rotations/" + old] = {"new_key": key}
+            found[b"rotations/" + old] = {"new_key": key, "successor": node_id(key)}
             found[b"keys/i" + node_id(key)] = old
+        for former, successor in self.former_ids().items():
+            found[b"keys/i" + former] = successor
         for identifier, conduct in self.conduct.items():
             found[b"reputation/" + identifier] = {
                 "admitted": conduct.admitted,
                 "alarm": conduct.alarm,
+                "convictions": conduct.convictions,
                 "cusum_ppm": conduct.cusum,
                 "last": conduct.last and list(conduct.last),
                 "ppm": conduct.ppm,
@@ -241,7 +260,11 @@ class Model(Voting):
         for (target, role, endorser), credential in self.credentials.items():
             key = b"credentials/" + target + role.encode() + b"/" + endorser
             found[key] = vars(credential)
-        for height, identifier in self.expiries:
+            end = (credential.expires + 1).to_bytes(8, "big")
+            found[b"expiries/" + end + key.removeprefix(b"credentials/")] = None
+        for endorser, given in Counter(name[2] for name in self.credentials).items():
+            found[b"endorsers/" + endorser] = given
+        for height, identifier in self.notes:
             found[b"expiries/" + height.to_bytes(8, "big") + identifier] = None
         for (prober, target), (commitment, height) in self.commits.items():
             found[b"commits/" + prober + target] = {"commitment": commitment, "height": height}
@@ -277,15 +300,15 @@ class Model(Voting):
             "model": node.data["model"],
             "operator": node.data["operator"],
             "registered": node.registered,
-            "candidate": node.candidate,
+            "waiting": node.waiting,
             "retired": node.retired,
-            "former": node.ids[:-1],
+            "former": [list(each) for each in zip(node.ids[:-1], node.ended, strict=True)],
         }
 
     def route(self, identifier: bytes, node: Node) -> dict[str, Any]:
         """What users should see of a node after this block."""
         shown = self.announcement(node)
-        for hidden in ("candidate", "retired", "former"):
+        for hidden in ("waiting", "retired", "former"):
             del shown[hidden]
         admissions = [self.admission(identifier, role) for role in node.roles]
         conduct = self.conduct[identifier] if "model" in node.roles else None
@@ -326,7 +349,14 @@ def founded(chain_id: str, document: Mapping[str, Any], parameters: Mapping[str,
         key = keys["prober_key"]
         identifier = bytes(node_id(key))
         verifiers.append(
-            Verifier([identifier], key, entry["name"], keys["consensus_key"], entry["power"])
+            Verifier(
+                [identifier],
+                key,
+                entry["name"],
+                keys["consensus_key"],
+                entry["power"],
+                entry["power"],
+            )
         )
         data = {"name": entry["name"], "model": "", "operator": "", "endpoints": {}, **keys}
         nodes[identifier] = Node([identifier], key, data, {"prober", "verifier"}, 0)
@@ -356,5 +386,9 @@ def founded(chain_id: str, document: Mapping[str, Any], parameters: Mapping[str,
         credentials,
         seed,
         floor(share * MILLION),
-        expiries={(item.expires + 1, target) for (target, _, _), item in credentials.items()},
+        powers_of(verifiers),
     )
+
+
+def powers_of(verifiers: Iterable[Verifier]) -> list[tuple[bytes, bytes, int]]:
+    return sorted((item.consensus_key, item.ids[-1], item.power) for item in verifiers)

@@ -35,6 +35,7 @@ class Verifier:
     name: str
     consensus_key: bytes
     power: int
+    voted: int
     trust: int = MILLION
     benched: int = -1
 
@@ -46,8 +47,14 @@ class Node:
     data: dict[str, Any]
     roles: set[str]
     registered: int
-    candidate: bool = False
+    waiting: int = 0
     retired: int = 0
+    ended: list[int] = field(default_factory=list)
+    """The epoch that each former id ended with."""
+
+    @property
+    def since(self) -> int:
+        return self.retired or self.waiting
 
 
 @dataclass
@@ -67,7 +74,8 @@ class Quota:
 
 @dataclass
 class Participants:
-    """`parameters` are complete; `sample_ppm` and `seed` are the running epoch's."""
+    """`parameters` are complete; `sample_ppm`, `seed` and `powers`
+    (consensus key, id and power) are the running epoch's."""
 
     chain_id: str
     parameters: dict[str, int]
@@ -77,29 +85,62 @@ class Participants:
     credentials: dict[tuple[bytes, str, bytes], Credential]
     seed: bytes
     sample_ppm: int
+    powers: list[tuple[bytes, bytes, int]]
     height: int = 0
     epoch: int = 0
     start: int = 1
     nonces: Counter[bytes] = field(default_factory=Counter)
     conduct: dict[bytes, Conduct] = field(default_factory=dict)
-    expiries: set[tuple[int, bytes]] = field(default_factory=set)
+    notes: set[tuple[int, bytes]] = field(default_factory=set)
+    """When to look whether a node is to be forgotten."""
     rotations: dict[bytes, bytes] = field(default_factory=dict)
     quotas: dict[bytes, Quota] = field(default_factory=dict)
 
-    def forget(self) -> None:
-        for height, identifier in sorted(self.expiries):
-            if height != self.height:
-                continue
-            self.expiries.discard((height, identifier))
+    @property
+    def patience(self) -> int:
+        return self.parameters["candidate_blocks"]
+
+    def pass_time(self) -> None:
+        """What ends with the start of this block, in the order of ids."""
+        noted = {identifier for height, identifier in self.notes if height == self.height}
+        ended = {name for name, item in self.credentials.items() if item.expires < self.height}
+        for identifier in sorted(noted | {name[0] for name in ended}):
+            self.notes.discard((self.height, identifier))
             node = self.nodes.get(identifier)
-            if node is None or not node.candidate:
-                continue
-            end = node.registered + self.parameters["candidate_blocks"]
-            if self.height >= end:
-                del self.nodes[identifier]
-                self.conduct.pop(identifier, None)
-            else:
-                self.expiries.add((end, identifier))
+            if identifier in noted and node is not None and node.since:
+                due = max(self.height, node.since + self.patience)
+                if due > self.height:
+                    self.notes.add((due, identifier))
+                else:
+                    self.forget(identifier)
+            for name in [name for name in ended if name[0] == identifier]:
+                del self.credentials[name]
+            self.lapse(identifier)
+
+    def forget(self, identifier: bytes) -> None:
+        del self.nodes[identifier]
+        self.conduct.pop(identifier, None)
+        self.rotations.pop(identifier, None)
+
+    def lapse(self, identifier: bytes) -> None:
+        """A node whose last credential is gone waits for another."""
+        node = self.nodes.get(identifier)
+        endorsed = any(target == identifier for target, _, _ in self.credentials)
+        if node is None or node.since or endorsed or self.verifier(identifier):
+            return
+        self.wait(identifier, node)
+
+    def wait(self, identifier: bytes, node: Node) -> None:
+        node.waiting = self.height
+        self.notes.add((self.height + self.patience, identifier))
+
+    def former_ids(self) -> dict[bytes, bytes]:
+        """Who goes on from an id that was given up."""
+        return {
+            former: identifier
+            for identifier, node in self.nodes.items()
+            for former in node.ids[:-1]
+        }
 
     def holder(self, kind: str, key: bytes) -> bytes | None:
         for identifier, node in self.nodes.items():
@@ -114,30 +155,50 @@ class Participants:
         need("model" not in roles or data["model"] in self.models, Code.UNKNOWN_MODEL)
         return Node([sender], key, dict(data), roles, self.height)
 
-    def hold(self, sender: bytes, node: Node) -> None:
-        for kind in ("onion_key", "transport_key"):
-            need(self.holder(kind, node.data[kind]) in (None, sender), Code.KEY_IN_USE)
+    def hold(self, sender: bytes, node: Node, vouched: bool) -> None:
+        others = self.blockers(sender, node.data)
+        gives_way = [vouched and self.nodes[other].waiting for other in others]
+        need(all(gives_way), Code.KEY_IN_USE)
+        for other in others:
+            self.forget(other)
         self.nodes[sender] = node
-        if "model" in node.roles and sender not in self.conduct:
+
+    def blockers(self, sender: bytes, data: Mapping[str, Any]) -> set[bytes]:
+        """Other nodes that hold the keys."""
+        held = {self.holder(kind, data[kind]) for kind in ("onion_key", "transport_key")}
+        return {other for other in held if other not in (None, sender)}
+
+    def follow(self, sender: bytes, node: Node, known: Node | None) -> None:
+        if "model" not in node.roles:
+            return
+        if sender not in self.conduct:
             founder = (sender, "model", GENESIS) in self.credentials
             initial = self.parameters["initial_reputation_ppm"]
             self.conduct[sender] = Conduct(initial, admitted=founder)
+        elif known is not None and known.data["model"] != node.data["model"]:
+            self.conduct[sender].admitted, self.conduct[sender].streak = False, -1
 
     def waiting(self) -> int:
-        return sum(node.candidate for node in self.nodes.values())
+        return sum(node.waiting > 0 for node in self.nodes.values())
 
     def register(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
-        former = self.nodes.get(sender)
-        need(former is None or former.retired, Code.ALREADY_REGISTERED)
+        known = self.nodes.get(sender)
+        need(known is None or known.retired, Code.ALREADY_REGISTERED)
+        taken = sender in self.reserved() or sender in self.former_ids()
+        need(not taken, Code.KEY_IN_USE)
         node = self.announced(sender, key, data)
-        if former is not None:
-            node.ids = former.ids
-        node.candidate = not any(target == sender for target, _, _ in self.credentials)
-        full = node.candidate and self.waiting() >= self.parameters["max_candidates"]
+        if known is not None:
+            node.ids, node.ended = known.ids, known.ended
+        endorsed = any(
+            target == sender and self.live(item)
+            for (target, _, _), item in self.credentials.items()
+        )
+        full = not endorsed and self.waiting() >= self.parameters["max_candidates"]
         need(not full, Code.TOO_MANY_CANDIDATES)
-        self.hold(sender, node)
-        if node.candidate:
-            self.expiries.add((self.height + self.parameters["candidate_blocks"], sender))
+        self.hold(sender, node, endorsed)
+        if not endorsed:
+            self.wait(sender, node)
+        self.follow(sender, node, known)
 
     def standing(self, sender: bytes) -> Node:
         node = self.nodes.get(sender)
@@ -147,33 +208,37 @@ class Participants:
         return node
 
     def update(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
-        former = self.standing(sender)
+        known = self.standing(sender)
         node = self.announced(sender, key, data)
-        node.ids, node.registered, node.candidate = former.ids, former.registered, former.candidate
-        self.hold(sender, node)
+        node.ids, node.ended = known.ids, known.ended
+        node.registered, node.waiting = known.registered, known.waiting
+        self.hold(sender, node, not known.waiting)
+        self.follow(sender, node, known)
 
     def retire(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
         node = self.standing(sender)
         need(not self.verifier(sender), Code.INVALID_FIELD)
-        need(not node.candidate, Code.NO_CREDENTIAL)
+        need(not node.waiting, Code.NO_CREDENTIAL)
         self.end(node)
 
     def end(self, node: Node) -> None:
-        node.retired = self.height
+        node.retired, node.waiting = self.height, 0
+        self.notes.add((self.height + self.patience, node.ids[-1]))
+        self.rotations.pop(node.ids[-1], None)
         for name in [name for name in self.credentials if name[0] == node.ids[-1]]:
             del self.credentials[name]
 
     def rotate(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
         node, new = self.standing(sender), bytes(node_id(data["new_key"]))
-        used = new in self.nodes or self.nonces[new] or new in self.reserved()
-        endorsed = any(target == new for target, _, _ in self.credentials)
+        reserved = [*self.reserved(), *self.former_ids()]
+        used = new in self.nodes or self.nonces[new] or new in reserved
         agreed = verify(
             data["new_key"],
             ROTATION_DOMAIN,
             self.chain_id.encode() + b"\0" + key + data["new_key"],
             data["proof"],
         )
-        refused = node.candidate or sender in self.rotations or used or endorsed or not agreed
+        refused = node.waiting or sender in self.rotations or used or not agreed
         need(not refused, Code.ROTATION_REFUSED)
         self.rotations[sender] = data["new_key"]
 
@@ -182,18 +247,19 @@ class Participants:
 
     def move(self, old: bytes, key: bytes) -> None:
         node, new = self.nodes[old], bytes(node_id(key))
-        if node.retired or new in self.nodes:
+        if node.since or new in self.nodes:
             return
         del self.nodes[old]
         self.nodes[new] = node
         node.ids, node.key = [*node.ids, new], key
+        node.ended = [*node.ended, self.epoch]
+        for name in [name for name in self.credentials if name[0] == new]:
+            del self.credentials[name]
         if old in self.conduct:
             conduct = self.conduct[new] = self.conduct.pop(old)
             conduct.alarm = max(conduct.alarm, self.parameters["alarm_epochs"])
         for name in [name for name in self.credentials if name[0] == old]:
-            credential = self.credentials[new, name[1], name[2]] = self.credentials.pop(name)
-            if credential.expires >= self.height:
-                self.expiries.add((credential.expires + 1, new))
+            self.credentials[new, name[1], name[2]] = self.credentials.pop(name)
         verifier = self.verifier(old)
         if verifier is not None:
             verifier.ids, verifier.key = [*verifier.ids, new], key
@@ -225,25 +291,23 @@ class Participants:
         quota = self.quota(sender)
         limit = self.parameters["max_endorsements_per_epoch"]
         need(quota.endorsements < limit, Code.ENDORSEMENT_LIMIT)
+        given = [name for name in self.credentials if name[2] in self.require(sender).ids]
+        share = max(1, self.parameters["max_credentials"] // len(self.verifiers))
+        renewed = (target, role, sender) in self.credentials
+        need(renewed or len(given) < share, Code.ENDORSEMENT_LIMIT)
         self.quotas[sender] = quota
         quota.endorsements += 1
         self.credentials[target, role, sender] = Credential(self.height, expires)
-        self.expiries.add((expires + 1, target))
         if node is not None:
-            node.candidate = False
+            node.waiting = 0
 
     def revoke(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
         *former, present = self.require(sender).ids
-        verifiers = {identifier for verifier in self.verifiers for identifier in verifier.ids}
-        held = {
-            endorser: credential
-            for (node, role, endorser), credential in self.credentials.items()
-            if (node, role) == (data["node"], data["role"]) and self.live(credential)
-        }
-        orphaned = sorted(set(held) - verifiers - {GENESIS})
-        for endorser in (present, *former, *orphaned):
-            if endorser in held:
-                held[endorser].revoked = self.height
+        for endorser in (present, *former):
+            held = self.credentials.get((data["node"], data["role"], endorser))
+            if held is not None and self.live(held):
+                held.revoked = self.height
+                held.expires = min(held.expires, self.height + self.patience)
                 return
         raise Refused(Code.NO_CREDENTIAL)
 
@@ -252,6 +316,7 @@ class Participants:
 
     def model(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
         verifier = self.require(sender)
+        need(not data["deterministic"], Code.INVALID_FIELD)
         need(data["name"] not in self.models, Code.MODEL_EXISTS)
         own = [item for item in self.models.values() if item["by"] in verifier.ids]
         need(len(own) < self.parameters["max_models_per_verifier"], Code.MODEL_LIMIT)

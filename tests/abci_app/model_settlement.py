@@ -25,6 +25,7 @@ class Conduct:
     streak: int = 0
     alarm: int = 0
     last: tuple[bytes, int] | None = None
+    convictions: int = 0
 
     @property
     def status(self) -> str:
@@ -44,7 +45,9 @@ class Score:
 
 class Judged(Protocol):
     power: int
+    voted: int
     trust: int
+    benched: int
 
 
 def settled(
@@ -58,7 +61,8 @@ def settled(
     ppm = {name: Fraction(value, MILLION) for name, value in parameters.items()}
     after = replace(before, window=list(before.window))
     ballots = sorted(score.ppm for score in scores for _ in range(score.power))
-    credit = agreed(ballots, total * chance, before.ppm, ppm["quorum_ppm"])
+    quorum = ppm["quorum_ppm"] if chance == 1 else Fraction(1, 2)
+    credit = agreed(ballots, total * chance, before.ppm, quorum)
     bad = max(parameters["abnormal_below_ppm"], parameters["cusum_reference_ppm"])
     # Who weighs nothing can still raise an alarm where nobody else has revealed.
     middle = median(ballots or sorted(score.ppm for score in scores)[:1])
@@ -144,7 +148,7 @@ def judge(after: Conduct, parameters: Mapping[str, int]) -> str:
         verdict = reputation.ADMITTED
     else:
         high = after.ppm >= parameters["trusted_from_ppm"]
-        ready = after.streak >= parameters["probation_epochs"] and high
+        ready = after.streak >= parameters["probation_epochs"] * 2**after.convictions and high
         verdict = reputation.REGAINED
     if not ready:
         return ""
@@ -153,13 +157,38 @@ def judge(after: Conduct, parameters: Mapping[str, int]) -> str:
     return verdict
 
 
-def fault(verifier: Judged, cut: int, total: int, loss_ppm: int) -> int:
-    """Take trust, and with the last of it half of the power unless too much is cut already; how
-    much power is cut then."""
-    verifier.trust = max(0, verifier.trust - loss_ppm)
-    lost = verifier.power - max(1, verifier.power // 2)
-    if verifier.trust or (cut and Fraction(cut + lost, total) > Fraction(1, 10)):
-        return cut
-    verifier.trust = MILLION // 2
-    verifier.power -= lost
-    return cut + lost
+def held_against(
+    before: Conduct, scores: Sequence[Score], credit: int | None, distance: int
+) -> list[tuple[bytes, bool]]:
+    """Each prober that scored a node which counts, and whether its score lies far from C."""
+    if credit is None or not before.admitted or not before.trusted:
+        return []
+    found = [(score.prober, abs(score.ppm - credit) > distance) for score in scores]
+    power = {score.prober: score.power for score in scores}
+    near = sum(power[prober] for prober, far in found if not far)
+    return found if near >= Fraction(2, 3) * sum(power.values()) else []
+
+
+def conducted(
+    verifier: Judged, withheld: bool, far: bool, epoch: int, ppm: Mapping[str, int], room: int
+) -> int:
+    """Change a prober's record after an epoch in which it committed; how much power moved, of
+    the `room` for it."""
+    if not withheld and not far:
+        verifier.trust = min(MILLION, verifier.trust + ppm["trust_gain_ppm"])
+        lost = verifier.voted - verifier.power
+        if verifier.trust < MILLION or not 0 < lost <= room:
+            return 0
+        verifier.power = verifier.voted
+        return lost
+    verifier.trust = max(0, verifier.trust - ppm["trust_loss_ppm"])
+    if not withheld:
+        if not verifier.trust:
+            verifier.trust, verifier.benched = MILLION // 2, epoch + 8
+        return 0
+    verifier.benched = epoch + 1
+    loss = verifier.power - max(1, verifier.voted // 2)
+    if verifier.trust or not 0 < loss <= room:
+        return 0
+    verifier.power, verifier.trust = verifier.power - loss, MILLION // 2
+    return loss

@@ -31,6 +31,7 @@ class Proposal:
 class Voting(Participants):
     pending: dict[str, int] = field(default_factory=dict)
     proposals: list[Proposal] = field(default_factory=list)
+    moved: bool = False
 
     def propose(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
         proposer = self.require(sender)
@@ -59,7 +60,7 @@ class Voting(Participants):
             for verifier in self.verifiers
             for identifier in verifier.ids
         }
-        moved = False
+        self.moved = moved = False
         for proposal in [p for p in self.proposals if p.outcome == "open"]:
             yes = sum(shares.get(voter, 0) for _, voter, approve in proposal.votes if approve)
             no = sum(shares.get(voter, 0) for _, voter, approve in proposal.votes if not approve)
@@ -79,6 +80,7 @@ class Voting(Participants):
             else:
                 continue
             proposal.settled = self.height
+            self.moved = moved
 
     def named(self, identifier: bytes) -> Verifier | None:
         return next((item for item in self.verifiers if identifier in item.ids), None)
@@ -89,17 +91,19 @@ class Voting(Participants):
             if name not in LIMITS or not LIMITS[name][0] <= value <= LIMITS[name][1]:
                 return False
             new: dict[str, int] = {**self.parameters, **self.pending, name: value}
-            fits = new["commit_blocks"] + 2 <= new["epoch_blocks"]
+            left = new["epoch_blocks"] - new["commit_blocks"] - 1
+            fits = left >= 1 and left >= new["epoch_blocks"] // 8
             return fits and new["untrusted_below_ppm"] <= new["trusted_from_ppm"]
         if change["kind"] == "join":
             joiner = bytes(node_id(change["key"]))
             taken = {verifier.consensus_key for verifier in self.verifiers}
-            held = [self.holder(kind, change[kind]) for kind in ("onion_key", "transport_key")]
+            held = self.blockers(joiner, change)
             if (
                 self.named(joiner)
                 or change["consensus_key"] in taken
                 or joiner in self.reserved()
-                or any(holder not in (None, joiner) for holder in held)
+                or joiner in self.former_ids()
+                or not all(self.nodes[other].waiting for other in held)
             ):
                 return False
             return self.may_move(None, change["power"])
@@ -127,20 +131,25 @@ class Voting(Participants):
             verifier = self.named(change["verifier"])
             assert verifier is not None
             if change["kind"] == "power":
-                verifier.power = change["power"]
+                verifier.power = verifier.voted = change["power"]
                 return
             self.verifiers.remove(verifier)
             node = self.nodes[verifier.ids[-1]]
             remaining = node.roles - {"prober", "verifier"}
             if remaining:
                 node.roles = remaining
+                self.lapse(node.ids[-1])
             else:
                 self.end(node)
 
     def join(self, change: Mapping[str, Any]) -> None:
         key, joiner = change["key"], bytes(node_id(change["key"]))
         name, power = change["name"], change["power"]
-        self.verifiers.append(Verifier([joiner], key, name, change["consensus_key"], power))
+        newcomer = Verifier([joiner], key, name, change["consensus_key"], power, power)
+        newcomer.benched = self.epoch + 32
+        self.verifiers.append(newcomer)
+        for other in self.blockers(joiner, change):
+            self.forget(other)
         data = {"name": name, "model": "", "operator": "", "endpoints": {}}
         node = self.nodes.get(joiner, Node([joiner], key, data, set(), self.height))
         if node.retired:
@@ -148,5 +157,5 @@ class Voting(Participants):
             node.roles = set()
         node.roles = node.roles | {"prober", "verifier"}
         node.data |= {kind: change[kind] for kind in ("onion_key", "transport_key")}
-        node.candidate, node.retired = False, 0
+        node.waiting, node.retired = 0, 0
         self.nodes[joiner] = node

@@ -155,8 +155,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(role=st.sampled_from(["model", "relay"]))
     def come_again(self, role: str) -> None:
         """Register in the very block that forgets the candidate."""
-        due = [item for item in sorted(self.model.expiries) if item[1] in self.model.nodes]
-        waiting = [(height, node) for height, node in due if self.model.nodes[node].candidate]
+        due = [item for item in sorted(self.model.notes) if item[1] in self.model.nodes]
+        waiting = [(height, node) for height, node in due if self.model.nodes[node].since]
         if waiting:
             height, node = waiting[0]
             while self.world.height + 1 < height:
@@ -388,7 +388,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for key, value in self.world.items.items():
             if store_of(key) in ("chain", "epochs", "evidence"):
                 decode(value)
-            elif store_of(key) == "routes":
+            elif store_of(key) in ("routes", "waiting"):
                 assert NodeRecord.from_wire(decode(value)).id == key[-20:]
                 assert reputation_key(key[-20:]) in self.world.items or not found[key]["model"]
 
