@@ -243,8 +243,8 @@ class Model(Voting):
         for old, key in self.rotations.items():
             found[b"rotations/" + old] = {"new_key": key, "successor": node_id(key)}
             found[b"keys/i" + node_id(key)] = old
-        for former, successor in self.former_ids().items():
-            found[b"keys/i" + former] = successor
+        for given_up, successor in self.former_ids().items():
+            found[b"keys/i" + given_up] = successor
         for identifier, conduct in self.conduct.items():
             found[b"reputation/" + identifier] = {
                 "admitted": conduct.admitted,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abci_app.core.codes import Code
-from abci_app.core.rotation import REST_EPOCHS
 from abci_app.core.state import load
-from abci_app.core.verifiers import load_verifier
+from abci_app.core.verifiers import REST_EPOCHS, load_verifier
 from planetserve.statekeys import reputation_key
 from planetserve.transactions import COMMIT, REGISTER, ROTATE, commit, rotate
 from tests.abci_app.world import CHAIN_ID, FOUNDER, VERIFIERS, World, participant, registration
