@@ -81,6 +81,7 @@ RECORDS = {
             "name": "bob",
             "power": 10,
             "trust_ppm": 1_000_000,
+            "voted_power": 10,
         }
     ),
 }
