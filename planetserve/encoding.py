@@ -37,6 +37,7 @@ def decode(data: bytes, *, max_bytes: int = 1 << 20) -> Any:
     if len(data) > max_bytes:
         raise EncodingError(f"{len(data)} bytes are more than the {max_bytes} allowed")
     try:
+        _require_contents(data)
         value = msgpack.unpackb(data, strict_map_key=False, ext_hook=_refuse_extension)
     except EncodingError:
         raise
@@ -46,6 +47,14 @@ def decode(data: bytes, *, max_bytes: int = 1 << 20) -> Any:
     if not _in_order(value, 0) or msgpack.packb(value) != data:
         raise EncodingError("the bytes are MessagePack but not in canonical form")
     return value
+
+
+def _require_contents(data: bytes) -> None:
+    """Raises when lists, maps or texts are announced that are longer than what follows. A reader
+    makes room for what is announced, level below level."""
+    unpacker = msgpack.Unpacker(None, max_buffer_size=len(data))
+    unpacker.feed(data)
+    unpacker.skip()
 
 
 _PLAIN = frozenset({bytes, str, bool, type(None)})

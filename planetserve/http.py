@@ -23,7 +23,12 @@ IDLE_S = 5.0
 
 
 class HttpError(PlanetServeError):
-    """The server was not reached or does not speak HTTP; the text is the kind of failure."""
+    """The server was not reached or does not speak HTTP; the text is the kind of failure.
+    `reached` says whether the request may have arrived."""
+
+    def __init__(self, reason: str, *, reached: bool = True) -> None:
+        super().__init__(reason)
+        self.reached = reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,7 @@ class _Connection:
 class HttpClient:
     """Posts bodies and returns the bodies of the answers, whatever their status."""
 
-    def __init__(self, max_answer_bytes: int, connect_timeout_s: float) -> None:
-        self._max_answer_bytes = max_answer_bytes
+    def __init__(self, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._idle: dict[str, list[_Connection]] = {}
         self._tls: ssl.SSLContext | None = None
@@ -59,22 +63,25 @@ class HttpClient:
                 connection.writer.close()
         self._idle.clear()
 
-    async def post(self, url: str, body: bytes) -> bytes:
+    async def post(self, url: str, body: bytes, max_answer_bytes: int) -> bytes:
         """Raises `HttpError` when there is no answer, `RemoteProtocolError` for one that is larger
         than `max_answer_bytes`. Bounds connecting, but not the whole exchange, in time."""
+        reached = False
         try:
             place = _place(url)
             kept = self._kept(url)
             if kept is not None:
+                reached = True
                 try:
-                    return await self._exchange(url, place, kept, body)
+                    return await self._exchange(url, place, kept, body, max_answer_bytes)
                 except ConnectionError:
                     pass  # the server had ended it meanwhile
             async with asyncio.timeout(self._connect_timeout_s):
                 connection = await self._open(place)
-            return await self._exchange(url, place, connection, body)
+            reached = True
+            return await self._exchange(url, place, connection, body, max_answer_bytes)
         except (OSError, ValueError, h11.ProtocolError) as error:
-            raise HttpError(type(error).__name__) from error
+            raise HttpError(type(error).__name__, reached=reached) from error
 
     def _kept(self, url: str) -> _Connection | None:
         """A connection that its server has probably not ended yet."""
@@ -95,10 +102,10 @@ class HttpClient:
         return _Connection(reader, writer)
 
     async def _exchange(
-        self, url: str, place: _Place, connection: _Connection, body: bytes
+        self, url: str, place: _Place, connection: _Connection, body: bytes, max_bytes: int
     ) -> bytes:
         try:
-            answer = await self._converse(place, connection, body)
+            answer = await self._converse(place, connection, body, max_bytes)
         except BaseException:  # cancelled too: half an exchange leaves it of no use
             connection.writer.close()
             raise
@@ -114,7 +121,9 @@ class HttpClient:
             connection.writer.close()
         return answer
 
-    async def _converse(self, place: _Place, connection: _Connection, body: bytes) -> bytes:
+    async def _converse(
+        self, place: _Place, connection: _Connection, body: bytes, max_bytes: int
+    ) -> bytes:
         protocol = connection.protocol
         host = f"[{place.host}]" if ":" in place.host else place.host
         request = h11.Request(
@@ -140,7 +149,7 @@ class HttpClient:
                 protocol.receive_data(data)
             elif isinstance(event, h11.Data):
                 answer += event.data
-                if len(answer) > self._max_answer_bytes:
+                if len(answer) > max_bytes:
                     raise RemoteProtocolError("an RPC server's answer exceeds the size limit")
             elif isinstance(event, h11.EndOfMessage):
                 return bytes(answer)

@@ -14,9 +14,11 @@ from planetserve.errors import ConfigurationError, NetworkNotFound
 
 VARIABLE = "PLANETSERVE_NETWORK"
 DEFAULT_PLACE = Path(".localnet") / "network.toml"
-TRUST_PERIOD_S = 14 * 24 * 3600
-"""How long a header is believed after its time, unless the file says otherwise."""
+TRUST_PERIOD_S = 10 * 24 * 3600
+"""How long a header is believed after its time, unless the file says otherwise. Shorter than the
+15 days for which validators answer for what they sign (the chain's evidence age)."""
 HASH = re.compile(r"[0-9a-fA-F]{64}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Network:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string."""
+    """A TOML basic string, in which control characters are escaped."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)
     return f'"{escaped}"'

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgpack
 
-from planetserve.encoding import decode
 from planetserve.errors import RemoteProtocolError, WrongProof
 from planetserve.light import protobuf
 from planetserve.light.blocks import Header
@@ -23,9 +22,18 @@ from planetserve.merkle import (
     verify_item,
     verify_record,
 )
+from planetserve.rpc import excerpt
 from planetserve.statekeys import STORES, store_of
 
-MAX_STATE_BYTES = 32 << 20
+MAX_STATE_BYTES = 17 << 20
+"""The ledger answers with up to 16 MiB of values, and proofs beside them."""
+MAX_STORES = 1_000
+MAX_DEPTH = 256
+"""Of a proof: as many as a key's hash has bits."""
+LEAST_PAIR_BYTES = 24
+FEW_PAIRS = 100
+"""A store's records have so many bytes at least, unless there are few of them."""
+NIL = b"\xc0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +71,103 @@ def check_state(
     `header` is that of `height + 1`. Raises `WrongProof` when anything is not what it commits to,
     `RemoteProtocolError` when the answer has another form.
     """
-    answer = decode(value, max_bytes=MAX_STATE_BYTES)
-    roots = _roots(entry(answer, "roots"))
-    if map_root(roots) != header.app_hash:
-        raise WrongProof(f"the state shown for height {height} is not the chain's")
-    if not set(STORES) <= set(roots):
-        raise RemoteProtocolError("the ledger keeps its state otherwise than this version reads it")
-    shown = entry(answer, "records")
-    if not isinstance(shown, list) or len(shown) != len(keys):
-        raise RemoteProtocolError("an RPC server proves other records than those asked for")
-    records = {key: _record(roots, key, item) for key, item in zip(keys, shown, strict=True)}
-    whole = entry(answer, "stores")
-    return Proven(
-        height=height,
-        header=header,
-        roots=roots,
-        records=records,
-        stores={name: _store(roots, name, entry(whole, name)) for name in stores},
-    )
+    if len(value) > MAX_STATE_BYTES:
+        raise RemoteProtocolError("an RPC server's state exceeds the size limit")
+    try:
+        # The roots stand behind the records, and what does not fit them is not worth reading.
+        roots = _roots(value)
+        if map_root(roots) != header.app_hash:
+            raise WrongProof(f"the state shown for height {height} is not the chain's")
+        if not set(STORES) <= set(roots):
+            raise RemoteProtocolError(
+                "the ledger keeps its state otherwise than this version reads it"
+            )
+        answer = _Reader(value)
+        answer.fields(3)
+        answer.expect("records")
+        answer.items(len(keys))
+        records = {key: _record(roots, key, answer) for key in keys}
+        answer.expect("roots")
+        answer.skip()
+        answer.expect("stores")
+        asked = sorted(set(stores))
+        answer.fields(len(asked))
+        whole = {}
+        for name in asked:
+            answer.expect(name)
+            whole[name] = _store(roots, name, answer)
+        answer.end()
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise RemoteProtocolError("an RPC server's state is malformed") from error
+    return Proven(height, header, roots, records, whole)
+
+
+class _Reader:
+    """Canonical MessagePack of a known form, read piece by piece: what it holds beside that is
+    never built, whatever it announces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._unpacker = msgpack.Unpacker(
+            None, max_buffer_size=len(data), max_array_len=0, max_map_len=0, max_ext_len=0
+        )
+        self._unpacker.feed(data)
+        self.size = len(data)
+
+    def fields(self, count: int) -> None:
+        """Enter a map that has so many."""
+        if self._unpacker.read_map_header() != count:
+            raise ValueError("a map has other fields")
+
+    def items(self, count: int) -> None:
+        """Enter a list of so many."""
+        if self._unpacker.read_array_header() != count:
+            raise ValueError("a list has another length")
+
+    def length(self, most: int) -> int:
+        """Enter a list of up to `most` items; returns how many it has."""
+        count = int(self._unpacker.read_array_header())
+        if count > most:
+            raise ValueError("a list is too long")
+        return count
+
+    def map_length(self, most: int) -> int:
+        """Enter a map of up to `most` fields; returns how many it has."""
+        count = int(self._unpacker.read_map_header())
+        if count > most:
+            raise ValueError("a map is too long")
+        return count
+
+    def expect(self, name: str) -> None:
+        """Read the name of a map's next field."""
+        if self._unpacker.unpack() != name:
+            raise ValueError("a map has another field")
+
+    def name(self) -> str:
+        value = self._unpacker.unpack()
+        if not isinstance(value, str):
+            raise TypeError("not a name")
+        return value
+
+    def bytes(self) -> bytes:
+        value = self._unpacker.unpack()
+        if not isinstance(value, bytes):
+            raise TypeError("not bytes")
+        return value
+
+    def nil(self) -> bool:
+        """Whether nil comes next, which is then read."""
+        if self._data[self._unpacker.tell() : self._unpacker.tell() + 1] != NIL:
+            return False
+        self._unpacker.skip()
+        return True
+
+    def skip(self) -> None:
+        self._unpacker.skip()
+
+    def end(self) -> None:
+        if self._unpacker.tell() != self.size:
+            raise ValueError("something follows")
 
 
 def check_transaction(raw_hash: bytes, shown: Any, header: Header) -> tuple[bytes, int, int]:
@@ -108,7 +195,7 @@ def check_results(shown: Any, index: int, total: int, successor: Header) -> tupl
         raise WrongProof(f"the results of block {successor.height - 1} are not all shown")
     try:
         encoded = [_result(item) for item in listed]
-        code, log = int(listed[index].get("code", 0)), str(listed[index].get("log", ""))
+        code, log = int(listed[index].get("code", 0)), excerpt(str(listed[index].get("log", "")))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise RemoteProtocolError("an RPC server's results are malformed") from error
     if list_root(encoded) != successor.last_results_hash:
@@ -126,51 +213,50 @@ def _result(item: Mapping[str, Any]) -> bytes:
     )
 
 
-def _roots(shown: Any) -> dict[str, bytes]:
+def _roots(value: bytes) -> dict[str, bytes]:
     """The roots of all stores; a later version of the ledger may have more."""
-    if not isinstance(shown, dict) or len(shown) > 1_000:
-        raise RemoteProtocolError("an RPC server's roots are malformed")
-    for name, root in shown.items():
-        if len(name.encode()) >= 128 or not isinstance(root, bytes) or len(root) != HASH_BYTES:
-            raise RemoteProtocolError("an RPC server's roots are malformed")
-    return shown
+    answer = _Reader(value)
+    answer.fields(3)
+    answer.expect("records")
+    answer.skip()
+    answer.expect("roots")
+    roots = {}
+    for _ in range(answer.map_length(MAX_STORES)):
+        name, root = answer.name(), answer.bytes()
+        if len(name.encode()) >= 128 or len(root) != HASH_BYTES or name in roots:
+            raise ValueError("not a root")
+        roots[name] = root
+    return roots
 
 
-def _record(roots: Mapping[str, bytes], key: bytes, shown: Any) -> Any:
-    try:
-        value, siblings, leaf = shown["value"], shown["siblings"], shown["leaf"]
-        other = None if leaf is None else (bytes_of(leaf[0]), bytes_of(leaf[1]))
-        well_formed = (
-            shown["key"] == key
-            and (value is None or isinstance(value, bytes))
-            and (leaf is None or len(leaf) == 2)
-        )
-        path = [bytes_of(sibling) for sibling in siblings]
-    except (KeyError, IndexError, TypeError) as error:
-        raise RemoteProtocolError("an RPC server's proof is malformed") from error
-    if not well_formed:
-        raise RemoteProtocolError("an RPC server's proof is malformed")
+def _record(roots: Mapping[str, bytes], key: bytes, answer: _Reader) -> Any:
+    answer.fields(4)
+    answer.expect("key")
+    if answer.bytes() != key:
+        raise ValueError("another record than the one asked for")
+    answer.expect("leaf")
+    other = None
+    if not answer.nil():
+        answer.items(2)
+        other = (answer.bytes(), answer.bytes())
+    answer.expect("siblings")
+    path = [answer.bytes() for _ in range(answer.length(MAX_DEPTH))]
+    answer.expect("value")
+    value = None if answer.nil() else answer.bytes()
     root = roots.get(store_of(key))
     if root is None or not verify_record(root, key, value, path, other):
         raise WrongProof("a record shown is not what the chain's state holds")
     return None if value is None else unpack(value)
 
 
-def _store(roots: Mapping[str, bytes], name: str, shown: Any) -> dict[bytes, Any]:
-    try:
-        pairs = [(bytes_of(key), bytes_of(value)) for key, value in shown]
-        root = root_of(pairs)
-    except (TypeError, ValueError) as error:
-        raise RemoteProtocolError("an RPC server's store is malformed") from error
-    if root != roots.get(name):
+def _store(roots: Mapping[str, bytes], name: str, answer: _Reader) -> dict[bytes, Any]:
+    pairs = []
+    for _ in range(answer.length(FEW_PAIRS + answer.size // LEAST_PAIR_BYTES)):
+        answer.items(2)
+        pairs.append((answer.bytes(), answer.bytes()))
+    if root_of(pairs) != roots.get(name):
         raise WrongProof(f"the store {name} is not shown as the chain's state holds it")
     return {key: unpack(value) for key, value in pairs}
-
-
-def bytes_of(value: Any) -> bytes:
-    if not isinstance(value, bytes):
-        raise TypeError("not bytes")
-    return value
 
 
 def unpack(value: bytes) -> Any:

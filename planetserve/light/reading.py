@@ -36,8 +36,8 @@ MAX_VALIDATORS = 10_000
 MAX_CHAIN_ID_CHARACTERS = 50
 MAX_SIGNATURE_BYTES = 64
 KEY_TYPE = "tendermint/PubKeyEd25519"
-TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
-NUMBER = re.compile(r"\d{1,19}")
+TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z")
+NUMBER = re.compile(r"[0-9]{1,19}")
 HEX = re.compile(r"(?:[0-9A-Fa-f]{2})*")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

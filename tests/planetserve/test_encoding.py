@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import MappingProxyType
 from typing import Any
 
@@ -106,3 +107,15 @@ def test_values_of_other_types_that_mean_the_same_are_encoded() -> None:
 def test_too_many_bytes_are_refused_before_they_are_read() -> None:
     with pytest.raises(EncodingError, match="more than the 10"):
         decode(b"\xc4\xff" + bytes(255), max_bytes=10)
+
+
+@pytest.mark.parametrize("header", [b"\xdd\x00\x00\x7f\xff", b"\xdf\x00\x00\x7f\xff"])
+def test_no_room_is_made_for_what_does_not_follow(header: bytes) -> None:
+    """A thousand levels that each announce a long list or map."""
+    data = header * 1_000 + b"\xc0" * 30_000
+    tracemalloc.start()
+    with pytest.raises(EncodingError):
+        decode(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * len(data)

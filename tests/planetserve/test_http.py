@@ -52,14 +52,14 @@ async def peer() -> AsyncIterator[Peer]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[HttpClient]:
-    made = HttpClient(max_answer_bytes=1_000, connect_timeout_s=1.0)
+    made = HttpClient(connect_timeout_s=1.0)
     yield made
     await made.close()
 
 
 async def test_a_connection_is_kept(peer: Peer, client: HttpClient) -> None:
     url = await peer.serve([OK] * 3)
-    assert [await client.post(url, b"{}") for _ in range(3)] == [b"ok"] * 3
+    assert [await client.post(url, b"{}", 1_000) for _ in range(3)] == [b"ok"] * 3
     assert peer.connections == 1
     assert peer.requests[0].startswith(b"POST / HTTP/1.1\r\n")
     assert peer.requests[0].endswith(b"\r\n\r\n{}")
@@ -67,14 +67,14 @@ async def test_a_connection_is_kept(peer: Peer, client: HttpClient) -> None:
 
 async def test_side_by_side_each_has_its_own(peer: Peer, client: HttpClient) -> None:
     url = await peer.serve([OK] * 3)
-    answers = await asyncio.gather(*(client.post(url, b"{}") for _ in range(3)))
+    answers = await asyncio.gather(*(client.post(url, b"{}", 1_000) for _ in range(3)))
     assert answers == [b"ok"] * 3
     assert peer.connections == 3
 
 
 async def test_one_that_the_server_ended_is_opened_again(peer: Peer, client: HttpClient) -> None:
     url = await peer.serve([OK])
-    assert [await client.post(url, b"{}") for _ in range(3)] == [b"ok"] * 3
+    assert [await client.post(url, b"{}", 1_000) for _ in range(3)] == [b"ok"] * 3
     assert peer.connections == 3
 
 
@@ -88,7 +88,7 @@ async def test_one_that_the_server_ended_is_opened_again(peer: Peer, client: Htt
     ],
 )
 async def test_every_form_of_answer_is_read(peer: Peer, client: HttpClient, answer: bytes) -> None:
-    assert await client.post(await peer.serve([answer]), b"{}") == b"ok"
+    assert await client.post(await peer.serve([answer]), b"{}", 1_000) == b"ok"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def test_every_form_of_answer_is_read(peer: Peer, client: HttpClient, answ
 )
 async def test_what_is_no_answer_is_an_error(peer: Peer, client: HttpClient, answer: bytes) -> None:
     with pytest.raises(HttpError):
-        await client.post(await peer.serve([answer]), b"{}")
+        await client.post(await peer.serve([answer]), b"{}", 1_000)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ async def test_what_is_no_answer_is_an_error(peer: Peer, client: HttpClient, ans
     ],
 )
 async def test_an_answer_without_end_is_cut(peer: Peer, answer: bytes) -> None:
-    client = HttpClient(max_answer_bytes=50, connect_timeout_s=1.0)
+    client = HttpClient(connect_timeout_s=1.0)
     with pytest.raises(RemoteProtocolError, match="size limit"):
-        await client.post(await peer.serve([answer]), b"{}")
+        await client.post(await peer.serve([answer]), b"{}", 50)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_an_answer_without_end_is_cut(peer: Peer, answer: bytes) -> None:
 )
 async def test_nobody_there_is_an_error(client: HttpClient, url: str) -> None:
     with pytest.raises(HttpError):
-        await client.post(url, b"{}")
+        await client.post(url, b"{}", 1_000)
 
 
 async def test_a_server_that_drips_is_left(peer: Peer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_it_round_trips(tmp_path: Path) -> None:
     assert load_network(path) == NETWORK
 
 
+def test_control_characters_are_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    network = replace(NETWORK, default_model='a\n"\\\x00\x1b\x7f\u00e9')
+    path.write_text(network.to_toml())
+    assert load_network(path) == network
+    assert network.to_toml().count("\n") == NETWORK.to_toml().count("\n")
+
+
 def test_what_it_trusts_may_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "network.toml"
     lines = NETWORK.to_toml().splitlines(keepends=True)
@@ -35,7 +44,7 @@ def test_what_it_trusts_may_be_left_out(tmp_path: Path) -> None:
     network = load_network(path)
     assert network.genesis_validators_hash == "cd" * 32
     assert (network.trusted_height, network.trusted_hash) == (1, "")
-    assert network.trust_period_s == 14 * 24 * 3600
+    assert network.trust_period_s == 10 * 24 * 3600
 
 
 def test_it_is_found_above_the_working_directory(

@@ -11,7 +11,7 @@ import pytest
 
 from planetserve import rpc as rpc_module
 from planetserve.errors import NetworkNotFound, RemoteProtocolError
-from planetserve.rpc import Rpc, RpcError
+from planetserve.rpc import NoAnswer, Rpc, RpcError
 
 DEAD = "http://127.0.0.1:9"
 MakeServer = Callable[[bytes], str]
@@ -94,6 +94,49 @@ async def test_nobody_there_names_every_address() -> None:
 async def test_an_answer_without_end_is_cut(
     serve: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rpc_module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(rpc_module, "LIMIT", rpc_module.Limit(1000, 1000))
     with pytest.raises(RemoteProtocolError, match="size limit"):
         await call(serve(b'{"result": "' + b"x" * 2000 + b'"}'))
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        ("commit", b'{"result": "' + b"x" * (1 << 20) + b'"}'),
+        ("tx", b'{"result": "' + b"x" * (1 << 20) + b'"}'),
+        ("validators", b'{"result": [' + b"{}," * 10_000 + b"{}]}"),
+        ("abci_query", b'{"result": [' + b"{}," * (6 << 20) + b"{}]}"),
+        ("block_results", b'{"result": {' + b'"a":[],' * 600_000 + b'"b":1}}'),
+    ],
+)
+async def test_no_answer_takes_more_memory_than_an_honest_one(
+    serve: MakeServer, method: str, body: bytes
+) -> None:
+    client = Rpc([serve(body)])
+    with pytest.raises(RemoteProtocolError, match=r"size limit|too many parts"):
+        await client.call_at(client.addresses[0], method)
+    await client.close()
+
+
+async def test_a_large_text_is_read(serve: MakeServer) -> None:
+    content = "x" * (20 << 20)
+    client = Rpc([serve(json.dumps({"result": content}).encode())])
+    assert await client.call_at(client.addresses[0], "abci_query") == content
+    await client.close()
+
+
+async def test_the_words_of_a_server_are_cut_and_made_printable(serve: MakeServer) -> None:
+    error = {"code": -32603, "message": "\x1b[2Jno", "data": "B" * 1_000_000}
+    with pytest.raises(RpcError) as caught:
+        await call(serve(json.dumps({"error": error}).encode()))
+    assert len(str(caught.value)) < 1_100
+    assert "\x1b" not in str(caught.value)
+    assert "[2Jno BBB" in str(caught.value)
+
+
+async def test_whether_a_call_may_have_arrived_is_told(serve: MakeServer) -> None:
+    client = Rpc([DEAD])
+    with pytest.raises(NoAnswer) as caught:
+        await client.call_at(DEAD, "status")
+    assert not caught.value.reached
+    await client.close()
