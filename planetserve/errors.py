@@ -8,10 +8,12 @@
     ├── NetworkNotFound         no network file, or nothing answers at its addresses      exit 3
     │   └── NotEnoughRoutes     the chain lists too few relays or no such model node
     ├── TransactionRejected     the ledger answered with a result code other than 0       exit 1
+    ├── OutcomeUnknown          a transaction was sent and may be in a block, or may come exit 1
     ├── ProofRefused            the chain's answer does not match what we trust           exit 4
     │   ├── WrongProof          a record or result is not what the header commits to
     │   ├── ForgedHeader        the chain's validators did not sign the header
     │   ├── OldHeader           the newest header shown, or the one we trust, is too old
+    │   ├── UnconfirmedHeader   no other server that answers has the header
     │   └── ForkDetected        two headers of one height are both signed by the validators
     ├── RemoteProtocolError     a peer sent bytes that its protocol forbids               exit 1
     ├── RequestFailed           the request did not produce an answer                     exit 1
@@ -61,12 +63,24 @@ class NotEnoughRoutes(NetworkNotFound):
 
 
 class TransactionRejected(PlanetServeError):
-    """A result code other than zero; `code` is stable, see `abci_app.core.codes`."""
+    """A result code other than zero; `code` is stable, see `abci_app.core.codes`. `proven` says
+    whether it is in a block, or what every server that answered said before any block."""
 
-    def __init__(self, code: int, log: str) -> None:
-        super().__init__(f"the ledger refused the transaction with code {code}: {log}")
+    def __init__(self, code: int, log: str, *, proven: bool = True) -> None:
+        said = "" if proven else ", as every server that answered says, which proves nothing"
+        super().__init__(f"the ledger refused the transaction with code {code}{said}: {log}")
         self.code = code
         self.log = log
+        self.proven = proven
+
+
+class OutcomeUnknown(PlanetServeError):
+    """A transaction that some server took or may have taken, and that no server has proven to be
+    in a block. `hash` is its SHA-256, by which it is found later."""
+
+    def __init__(self, message: str, transaction_hash: bytes) -> None:
+        super().__init__(message)
+        self.hash = transaction_hash
 
 
 class ProofRefused(PlanetServeError):
@@ -82,6 +96,10 @@ class ForgedHeader(ProofRefused):
 
 
 class OldHeader(ProofRefused):
+    pass
+
+
+class UnconfirmedHeader(ProofRefused):
     pass
 
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from planetserve.encoding import encode
 from planetserve.errors import (
     ForkDetected,
-    NetworkNotFound,
+    OldHeader,
+    OutcomeUnknown,
     PlanetServeError,
     ProofRefused,
     RemoteProtocolError,
@@ -34,11 +35,25 @@ from planetserve.light.proven import (
 from planetserve.light.source import both
 from planetserve.network import Network
 from planetserve.records import ChainStatus, NodeRecord, RouteSet, chain_status, route_set
-from planetserve.rpc import NoAnswer, Rpc, RpcError, nobody_answered, to_base64
+from planetserve.rpc import (
+    LARGE_BYTES,
+    NoAnswer,
+    Rpc,
+    RpcError,
+    excerpt,
+    nobody_answered,
+    to_base64,
+)
+from planetserve.sending import offer
 from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, account_key
 from planetserve.transactions import sign_transaction
 
 INCLUSION_TIMEOUT_S = 30.0
+INCLUSION_PATIENCE_S = 4.0
+"""How long one server may take to prove where a transaction is."""
+SUCCESSOR_S = 2.5
+"""How long it may lack the next header, which commits to the result."""
+OFFER_AGAIN_S = 5.0
 PATIENCE_S = (1.5, 10.0)
 """How long one server may take for a whole answer with its proofs, and how long when asked again
 because nobody was quicker."""
@@ -76,9 +91,9 @@ class LedgerClient:
         self._rpc = rpc or Rpc(network.rpc)
         self._light = LightClient(network, self._rpc, trusted, now_ns)
         self._routes: RouteSet | None = None
+        self._shown: dict[str, int] = {}
         self._sending: dict[NodeId, asyncio.Lock] = {}
         self._next_nonce: dict[NodeId, int] = {}
-        self._sent_height = 0
 
     async def __aenter__(self) -> LedgerClient:
         return self
@@ -92,13 +107,13 @@ class LedgerClient:
         await self.close()
 
     async def close(self) -> None:
-        self._light.save()
+        self._light.store.save()
         await self._rpc.close()
 
     @property
     def newest(self) -> LightBlock | None:
         """The highest block that is believed so far, with the validators that could sign it."""
-        return self._light.newest
+        return self._light.store.newest
 
     async def confirm(self, address: str, block: LightBlock) -> None:
         """Compare a believed block with what the server at `address` shows at its height. Raises
@@ -108,10 +123,16 @@ class LedgerClient:
 
     async def read(self, keys: Sequence[bytes] = (), stores: Sequence[str] = ()) -> Proven:
         """Records by state key (see `planetserve.statekeys`) and whole stores by name, all of one
-        height. Roots of all stores come with every answer."""
+        height, which is no lower than that of any read or transaction that ended before. Roots of
+        all stores come with every answer."""
         if len(keys) > MAX_KEYS or len(stores) > MAX_STORES:
             raise UsageError(f"one read takes up to {MAX_KEYS} keys and {MAX_STORES} stores")
-        return await self._from_some_server(lambda address: self._state_at(address, keys, stores))
+        least = self._light.store.read_height
+        proven = await self._from_some_server(
+            lambda address: self._state_at(address, keys, stores, least)
+        )
+        self._light.store.note_read(proven.height, proven.header)
+        return proven
 
     async def routes(self) -> RouteSet:
         """The whole route set at the newest height. It is fetched anew only when its root is
@@ -157,44 +178,59 @@ class LedgerClient:
             ) from error
 
     async def send(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> int:
-        """Sign and broadcast a transaction of `identity`, wait until it is proven that a block
-        holds it and how it ended, and return that block's height. Later reads show its effects.
+        """Sign a transaction of `identity` and send it to all servers, wait until it is proven
+        that a block holds it and how it ended, and return that block's height. Later reads show
+        its effects.
 
-        Raises `TransactionRejected` with the ledger's result code, `NetworkNotFound` when no
-        block took it within `INCLUSION_TIMEOUT_S` seconds.
+        Raises `TransactionRejected` with the ledger's result code, or with one that all servers
+        which answered gave before any block (`proven` is then False); `OutcomeUnknown` when it is
+        not proven within `INCLUSION_TIMEOUT_S` seconds that a block holds it; `NetworkNotFound`
+        when no server was reached.
         """
         lock = self._sending.setdefault(identity.id, asyncio.Lock())
         async with lock:
             raw = await self._broadcast(identity, kind, data)
-        found = await self._included(raw)
+        try:
+            found = await self._included(raw)
+        except OutcomeUnknown:
+            self._next_nonce.pop(identity.id, None)
+            raise
         if found.code:
             raise TransactionRejected(found.code, found.log)
-        self._sent_height = max(self._sent_height, found.height)
+        self._light.store.note_read(found.height, found.header)
         return found.height
 
-    async def _state_at(self, address: str, keys: Sequence[bytes], stores: Sequence[str]) -> Proven:
+    async def _state_at(
+        self, address: str, keys: Sequence[bytes], stores: Sequence[str], least: int
+    ) -> Proven:
         query = encode({"keys": list(keys), "stores": list(stores)})
+        # Nobody may confirm what a server shows, and yet it does not go back behind it.
+        least = max(least, self._shown.get(address, 0))
         (height, value), newest = await both(
-            self._recent_query(address, query), self._light.header(address)
+            self._recent_query(address, query, least), self._light.header(address)
         )
         header = newest
         if header.height != height + 1:
             header = await self._header(address, height + 1, HEADER_TIMEOUT_S)
         self._light.require_recent(header)
-        return check_state(value, height, header, keys, stores)
+        if len(value) > LARGE_BYTES:
+            proven = await asyncio.to_thread(check_state, value, height, header, keys, stores)
+        else:
+            proven = check_state(value, height, header, keys, stores)
+        self._shown[address] = max(height, self._shown.get(address, 0))
+        return proven
 
-    async def _recent_query(self, address: str, data: bytes) -> tuple[int, bytes]:
-        """Of a state that our own transactions are in: a server may show it a moment after the
-        blocks, and another server later yet."""
+    async def _recent_query(self, address: str, data: bytes, least: int) -> tuple[int, bytes]:
+        """Of a state no older than that of height `least`: a server may show it a moment after
+        the blocks, and another server later yet."""
         deadline_s = asyncio.get_running_loop().time() + HEADER_TIMEOUT_S
         while True:
             height, value = await self._query(address, data)
-            if height >= self._sent_height:
+            if height >= least:
                 return height, value
             if asyncio.get_running_loop().time() > deadline_s:
-                raise RpcError(
-                    f"it lags behind: its state is of height {height},",
-                    f"a transaction of ours was at {self._sent_height}",
+                raise OldHeader(
+                    f"the state shown is that of height {height}, and {least} was seen already"
                 )
             await asyncio.sleep(POLL_S)
 
@@ -207,7 +243,7 @@ class LedgerClient:
             response = result["response"]
             code, height = int(response.get("code", 0)), int(response.get("height", 0))
             value = base64.b64decode(response.get("value") or "", validate=True)
-            log = str(response.get("log", ""))
+            log = excerpt(str(response.get("log", "")))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise RemoteProtocolError("an RPC server's query answer is malformed") from error
         if code or not value:
@@ -234,12 +270,17 @@ class LedgerClient:
             height = int(shown["height"])
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise RemoteProtocolError("an RPC server's transaction is malformed") from error
-        header = await self._light.header(address, height)
-        raw, index, total = check_transaction(transaction_hash, shown, header)
-        results, successor = await both(
-            self._rpc.call_at(address, "block_results", height=str(height)),
-            self._header(address, height + 1, timeout_s),
-        )
+        try:
+            header = await self._light.header(address, height)
+            raw, index, total = check_transaction(transaction_hash, shown, header)
+            results, successor = await both(
+                self._rpc.call_at(address, "block_results", height=str(height)),
+                self._header(address, height + 1, timeout_s),
+            )
+        except RpcError as error:
+            raise OldHeader(
+                f"the transaction is shown in block {height}, and not what proves it: {error}"
+            ) from error
         code, log = check_results(results, index, total, successor)
         return ProvenTransaction(transaction_hash, raw, height, index, code, log, header)
 
@@ -249,17 +290,15 @@ class LedgerClient:
             if nonce is None:
                 nonce = await self._nonce(identity)
             raw = sign_transaction(identity, self.network.chain_id, nonce, kind, data)
-            result = await self._rpc.call("broadcast_tx_sync", tx=to_base64(raw))
-            try:
-                code, log = int(result.get("code", 0)), str(result.get("log", ""))
-            except (AttributeError, OverflowError, TypeError, ValueError) as error:
-                raise RemoteProtocolError("an RPC server's result is malformed") from error
-            if code == 0:
+            said = await offer(self._rpc, raw)
+            if said.may_be_included:
                 self._next_nonce[identity.id] = nonce + 1
                 return raw
             self._next_nonce.pop(identity.id, None)
-            if code != BAD_NONCE or attempt == 3:
-                raise TransactionRejected(code, log)
+            if said.refusal is None:
+                raise said.failure
+            if said.refusal.code != BAD_NONCE or attempt == 3:
+                raise TransactionRejected(said.refusal.code, said.refusal.log, proven=False)
             # Another of our transactions waits for its block, or is in one that the state which
             # can be proven does not show yet: let one pass.
             await asyncio.sleep(1.0)
@@ -272,29 +311,35 @@ class LedgerClient:
         return 0 if account is None else int(account["nonce"])
 
     async def _included(self, raw: bytes) -> ProvenTransaction:
-        """Wait for the block that holds a transaction; servers that cannot show it are changed
-        now and then."""
+        """Wait for the block that holds a transaction. Servers that cannot prove it are changed
+        after a moment, and all are offered it again now and then."""
         transaction_hash = hashlib.sha256(raw).digest()
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + INCLUSION_TIMEOUT_S
+        ends_s, offered_s = loop.time() + INCLUSION_TIMEOUT_S, loop.time()
         addresses = self._rpc.in_order()
         polls = 0
-        while loop.time() < deadline_s:
+        while loop.time() < ends_s:
             address = addresses[polls // POLLS_A_SERVER % len(addresses)]
             try:
-                return await self._transaction_at(
-                    address, transaction_hash, deadline_s - loop.time()
-                )
+                async with asyncio.timeout(INCLUSION_PATIENCE_S):
+                    found = await self._transaction_at(address, transaction_hash, SUCCESSOR_S)
+                    self._shown[address] = max(found.height, self._shown.get(address, 0))
+                    return found
             except RpcError:  # not indexed yet
                 polls += 1
             except ForkDetected:
                 raise
-            except (NoAnswer, RemoteProtocolError, ProofRefused):
+            except (TimeoutError, NoAnswer, RemoteProtocolError, ProofRefused):
                 polls += POLLS_A_SERVER
+            if loop.time() - offered_s > OFFER_AGAIN_S:
+                await offer(self._rpc, raw)
+                offered_s = loop.time()
             await asyncio.sleep(POLL_S)
-        raise NetworkNotFound(
-            f"the transaction was accepted but no block held it within {INCLUSION_TIMEOUT_S:.0f} s;"
-            " the chain may have stopped (`ps-ledger status`)"
+        raise OutcomeUnknown(
+            f"no server has proven within {INCLUSION_TIMEOUT_S:.0f} s that a block holds the "
+            f"transaction {transaction_hash.hex()}, and it may be in one or come into one: look "
+            f"for it with `ps-ledger tx {transaction_hash.hex()}` before you send it again",
+            transaction_hash,
         )
 
     async def _from_some_server(self, ask: Callable[[str], Awaitable[Answer]]) -> Answer:

@@ -16,6 +16,7 @@ from planetserve.assignment import chance_ppm, is_assigned, ticket_input
 from planetserve.errors import (
     ConfigurationError,
     NetworkNotFound,
+    OutcomeUnknown,
     ProofRefused,
     RemoteProtocolError,
     TransactionRejected,
@@ -228,7 +229,13 @@ class Prober:
         except NoVerdict as error:
             self._enter(identifier, epoch_round.ABSTAINED, epoch)
             self._tell("abstain", node, epoch, reason=str(error))
-        except (ProofRefused, NetworkNotFound, RpcError, RemoteProtocolError) as error:
+        except (
+            ProofRefused,
+            NetworkNotFound,
+            OutcomeUnknown,
+            RpcError,
+            RemoteProtocolError,
+        ) as error:
             # The ledger may have taken it or not: a commitment must be opened if it did.
             stage = epoch_round.ABSTAINED if isinstance(step, Probe) else epoch_round.COMMITTED
             self._enter(identifier, stage, epoch)
@@ -307,6 +314,7 @@ class Prober:
         except (
             TransactionRejected,
             NetworkNotFound,
+            OutcomeUnknown,
             RpcError,
             RemoteProtocolError,
             ProofRefused,

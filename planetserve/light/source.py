@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from planetserve.errors import ForgedHeader, RemoteProtocolError
@@ -71,6 +71,16 @@ async def both(
 ) -> tuple[First, Second]:
     """Run two side by side; the first failure ends both and is raised."""
     tasks = asyncio.create_task(first), asyncio.create_task(second)
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def all_of(coroutines: Iterable[Coroutine[Any, Any, First]]) -> list[First]:
+    """Run any number side by side; the first failure ends all and is raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -1,12 +1,13 @@
 """What a light client believes to begin with, and the file that remembers what it verified.
 
-The file holds one verified block in the form of the RPC's answers. It is believed no more than
+The file holds one confirmed block in the form of the RPC's answers. It is believed no more than
 the network file: only for the network it was written for, and only when its block is signed by
 the validators it names.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -22,9 +23,12 @@ from planetserve.light.verifier import Rules, check_signed
 from planetserve.logs import get_logger
 from planetserve.network import Network
 
-FORMAT = "planetserve/trusted/v1"
+FORMAT = "planetserve/trusted/v2"
 TRUST_FOLDER = "trusted"
 MAX_FILE_BYTES = 8 << 20
+
+PROBLEMS = (OSError, ValueError, KeyError, TypeError, RecursionError, PlanetServeError)
+"""What reading a file may raise that another version or another hand has written."""
 
 log = get_logger()
 
@@ -103,37 +107,83 @@ def trust_file(network_file: Path, network: Network) -> Path:
     return network_file.parent / TRUST_FOLDER / f"{fingerprint(network)[:32]}.json"
 
 
-def load_trusted(path: Path, network: Network, rules: Rules, now_ns: int) -> LightBlock | None:
-    """The block that was kept, or None when there is none to believe any more."""
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a file holds: the newest block that was confirmed, and the height of the newest state
+    that was read."""
+
+    block: LightBlock
+    read_height: int
+
+
+def load_trusted(path: Path, network: Network, rules: Rules, now_ns: int) -> Remembered | None:
+    """What was kept, or None when there is nothing to believe any more."""
+    try:
+        found = _read(path, network)
+        if found is not None:
+            check_signed(found.block, rules)
+    except PROBLEMS as error:
+        log.warning("trusted_state_ignored", path=str(path), reason=str(error))
+        return None
+    return None if found is None or rules.expired(found.block.header, now_ns) else found
+
+
+def save_trusted(path: Path, network: Network, block: LightBlock, read_height: int = 0) -> None:
+    """Replace the file in one step, readable by its owner only, unless it holds as much already:
+    several commands may run side by side. Where it cannot be written, the next start verifies
+    from the network file again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(path.with_name(path.name + ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            known = _known(path, network)
+            if known is None or known.block.height < block.height:
+                _replace(path, network, block, max(read_height, known.read_height if known else 0))
+            elif known.read_height < read_height:
+                _replace(path, network, known.block, read_height)
+    except BlockingIOError:  # another command keeps what it has verified just now
+        return
+    except OSError as error:
+        log.warning("trusted_state_not_kept", path=str(path), reason=error.strerror)
+
+
+def _read(path: Path, network: Network) -> Remembered | None:
+    """Raises one of `PROBLEMS`."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("too large")
         content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT or content["network"] != fingerprint(network):
-            raise ValueError("of another network")
-        block = read_light_block(content["block"])
-        check_signed(block, rules)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, PlanetServeError) as error:
-        log.warning("trusted_state_ignored", path=str(path), reason=str(error))
+    if content["format"] != FORMAT or content["network"] != fingerprint(network):
+        raise ValueError("of another network")
+    block, read_height = read_light_block(content["block"]), content["read_height"]
+    if type(read_height) is not int or not 0 <= read_height <= block.height:
+        raise ValueError("not the height of a state that was read")
+    return Remembered(block, read_height)
+
+
+def _known(path: Path, network: Network) -> Remembered | None:
+    try:
+        return _read(path, network)
+    except PROBLEMS:
         return None
-    return None if rules.expired(block.header, now_ns) else block
 
 
-def save_trusted(path: Path, network: Network, block: LightBlock) -> None:
-    """Replace the file in one step, readable by its owner only. Where it cannot be written, the
-    next start verifies from the network file again."""
+def _replace(path: Path, network: Network, block: LightBlock, read_height: int) -> None:
     content = {
         "format": FORMAT,
         "network": fingerprint(network),
         "block": light_block_json(block),
+        "read_height": read_height,
     }
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         with os.fdopen(descriptor, "w") as file:
             json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        log.warning("trusted_state_not_kept", path=str(path), reason=error.strerror)
+    except BaseException:
+        os.unlink(temporary)
+        raise

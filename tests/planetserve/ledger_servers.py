@@ -147,7 +147,7 @@ class Server:
     async def call(self, address: str, method: str, params: dict[str, Any]) -> Any:
         self.calls.append(method)
         if self.dead:
-            raise NoAnswer(address, "ConnectError")
+            raise NoAnswer(address, "ConnectError", reached=False)
         if self.stalls:
             await asyncio.Event().wait()
         await asyncio.sleep(0)

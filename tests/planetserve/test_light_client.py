@@ -9,8 +9,10 @@ import pytest
 
 from planetserve.errors import ForgedHeader, ForkDetected, OldHeader
 from planetserve.light import client as client_module
-from planetserve.light.client import MAX_KEPT, LightClient
+from planetserve.light import detector
+from planetserve.light.client import LightClient
 from planetserve.light.source import signed_header
+from planetserve.light.store import MAX_KEPT
 from planetserve.light.trust import fingerprint, save_trusted
 from planetserve.rpc import RpcError
 from tests.planetserve.ledger_servers import Chain, Server, Servers, chain_of, clock, network_of
@@ -43,7 +45,7 @@ class Lagging(Server):
 async def test_a_witness_may_be_a_moment_behind(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "WITNESS_RETRIES_S", (0, 0, 0))
+    monkeypatch.setattr(detector, "CATCH_UP_S", (0,))
     other = chain.fork(8)
     for _ in range(4):
         other.extend({})
@@ -58,9 +60,9 @@ async def test_a_witness_may_be_a_moment_behind(
 async def test_a_witness_that_stalls_is_waited_for_once(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "WITNESS_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(detector, "WITNESS_TIMEOUT_S", 0.01)
     witness = Server(chain, stalls=True)
-    light = client_of(Servers(one=Server(chain), two=witness), chain)
+    light = client_of(Servers(one=Server(chain), two=witness, three=Server(chain)), chain)
     for height in range(2, 12):
         await light.header(ONE, height)
     assert witness.calls == ["commit"]
@@ -75,7 +77,7 @@ async def test_a_server_without_the_first_block_is_no_place_to_begin(chain: Chai
 
     servers = Servers(one=Pruned(chain), two=Server(chain))
     light = client_of(servers, chain)
-    with pytest.raises(RpcError):
+    with pytest.raises(OldHeader, match=r"dropped header 1.*put a newer trusted_height"):
         await light.header(ONE)
     await light.header(TWO)
     chain.extend(chain.states[-1].records)
@@ -136,8 +138,8 @@ async def test_memory_stays_bounded(chain: Chain) -> None:
     for _ in range(MAX_KEPT + 30):
         chain.extend(chain.states[-1].records)
         await light.header(ONE)
-    assert len(light._verified) == MAX_KEPT
-    assert min(light._verified) == 1
+    assert len(light.store._confirmed) == MAX_KEPT
+    assert min(light.store._confirmed) == 1
 
 
 async def test_below_what_the_file_remembers_the_network_files_header_is_the_base(
@@ -173,7 +175,7 @@ async def test_a_file_that_cannot_be_written_is_not_needed(chain: Chain, tmp_pat
     blocked.write_text("")
     light = client_of(Servers(one=Server(chain)), chain, blocked / "below" / "trusted.json")
     await light.header(ONE)
-    light.save()
+    light.store.save()
     assert blocked.read_text() == ""
 
 
