@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from planetserve import registration
-from planetserve.errors import NetworkNotFound, PlanetServeError, TransactionRejected
+from planetserve.errors import (
+    NetworkNotFound,
+    OutcomeUnknown,
+    PlanetServeError,
+    TransactionRejected,
+)
 from planetserve.keys import Identity, identity_from
 from planetserve.ledger import LedgerClient
+from planetserve.light.proven import Proven
 from planetserve.network import Network
-from planetserve.records import CANDIDATE, RETIRED, NodeRecord, RouteSet
+from planetserve.records import CANDIDATE, RETIRED, NodeRecord
 from planetserve.registration import ALREADY_REGISTERED, announce
+from planetserve.statekeys import route_key, waiting_key
 from planetserve.transactions import REGISTER, UPDATE, register
+from tests.planetserve.ledger_servers import FOUR
+from tests.planetserve.light_chain import header_at
 
 NODE = identity_from(b"\7" * 96)
 DATA = register(
@@ -40,14 +49,19 @@ RECORD = NodeRecord.from_wire(
 class Ledger(LedgerClient):
     """Says what it is told of the node, and fails first as often as it is told."""
 
-    def __init__(self, *nodes: NodeRecord, failures: list[PlanetServeError] | None = None) -> None:
+    def __init__(
+        self, records: Mapping[bytes, NodeRecord], failures: list[PlanetServeError] | None = None
+    ) -> None:
         super().__init__(Network("chain", "", ("http://127.0.0.1:9",), "tiny"))
-        self.nodes = nodes
+        self.records = records
         self.failures = failures or []
         self.sent: list[str] = []
 
-    async def routes(self) -> RouteSet:
-        return RouteSet(5, bytes(32), self.nodes)
+    async def read(self, keys: Sequence[bytes] = (), stores: Sequence[str] = ()) -> Proven:
+        assert not stores
+        shown = {key: self.records.get(key) for key in keys}
+        wire = {key: None if node is None else node.to_wire() for key, node in shown.items()}
+        return Proven(5, header_at(6, FOUR, FOUR), {}, wire, {})
 
     async def send(self, identity: Identity, kind: str, data: Mapping[str, Any]) -> int:
         self.sent.append(kind)
@@ -57,16 +71,19 @@ class Ledger(LedgerClient):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "sent"),
+    ("record", "sent"),
     [
-        ([], [REGISTER]),
-        ([RECORD], []),
-        ([replace(RECORD, name="relay-2")], [UPDATE]),
-        ([replace(RECORD, status=RETIRED)], [REGISTER]),
+        (None, [REGISTER]),
+        (RECORD, []),
+        (replace(RECORD, name="relay-2"), [UPDATE]),
+        (replace(RECORD, status=RETIRED), [REGISTER]),
     ],
 )
-async def test_only_what_changed_is_sent(nodes: list[NodeRecord], sent: list[str]) -> None:
-    ledger = Ledger(*nodes)
+@pytest.mark.parametrize("place", [route_key, waiting_key])
+async def test_only_what_changed_is_sent(
+    place: Callable[[bytes], bytes], record: NodeRecord | None, sent: list[str]
+) -> None:
+    ledger = Ledger({} if record is None else {place(NODE.id): record})
     await announce(ledger, NODE, DATA)
     assert ledger.sent == sent
 
@@ -74,13 +91,17 @@ async def test_only_what_changed_is_sent(nodes: list[NodeRecord], sent: list[str
 async def test_it_waits_for_a_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     """And for a state that shows its registration."""
     monkeypatch.setattr(registration, "RETRY_S", 0)
-    failures = [NetworkNotFound("nobody"), TransactionRejected(ALREADY_REGISTERED, "it is")]
-    ledger = Ledger(failures=failures)
+    failures = [
+        NetworkNotFound("nobody"),
+        OutcomeUnknown("perhaps", bytes(32)),
+        TransactionRejected(ALREADY_REGISTERED, "it is"),
+    ]
+    ledger = Ledger({}, failures)
     await announce(ledger, NODE, DATA)
-    assert ledger.sent == [REGISTER] * 3
+    assert ledger.sent == [REGISTER] * 4
 
 
 async def test_a_refusal_is_raised() -> None:
-    ledger = Ledger(failures=[TransactionRejected(16, "in use")])
+    ledger = Ledger({}, [TransactionRejected(16, "in use")])
     with pytest.raises(TransactionRejected):
         await announce(ledger, NODE, DATA)
