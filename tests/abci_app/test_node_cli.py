@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from abci_app.cli import app
+from abci_app.config_file import Schedule
 from abci_app.core.export import exported_text
 from abci_app.home import make_genesis, read_settings
 from planetserve.errors import ConfigurationError, UsageError
@@ -34,14 +35,17 @@ def test_init_takes_settings_and_shows_what_peers_need(tmp_path: Path, genesis: 
     home = tmp_path / "home"
     shown = ps_node(
         *("init", "--home", str(home), "--genesis", str(genesis), "--p2p", "127.0.0.1:7"),
-        *("--snapshot-blocks", "20", "--keep-blocks", "300"),
+        *("--snapshot-blocks", "20", "--keep-blocks", "300", "--keep-hours", "48"),
+        *("--keep-snapshots", "3", "--restore-mib", "500", "--tx-index", "null", "--local"),
         *("--state-sync", "a:1,b:2", "--trust-height", "9", "--trust-hash", "cd" * 32),
     )
     assert "chain          chain\n" in shown
     assert "@127.0.0.1:7\n" in shown
-    assert read_settings(home).schedule.snapshot_blocks == 20
-    assert read_settings(home).schedule.keep_blocks == 300
+    settings = read_settings(home)
+    assert settings.schedule == Schedule(20, 300, 48, 3, 500, settings.schedule.evidence_blocks)
+    assert settings.state_sync
     config = tomllib.loads((home / "config/config.toml").read_text())
+    assert (config["tx_index"]["indexer"], config["p2p"]["pex"]) == ("null", False)
     assert config["statesync"]["rpc_servers"] == "a:1,b:2"
 
 

@@ -11,7 +11,7 @@ from abci_app.store import RECORDS, TREES, open_store
 from planetserve.ledger import LedgerClient
 from planetserve.rpc import Rpc, RpcError
 from planetserve.transactions import REGISTER, UPDATE
-from tests.network.validators import CHAIN_ID, person, registration, running_chain
+from tests.network.validators import CHAIN_ID, person, registration, run, running_chain
 
 RELAY = person(9)
 KEEP_BLOCKS, EVIDENCE_BLOCKS, SNAPSHOT_BLOCKS = 30, 10, 10
@@ -48,6 +48,8 @@ async def test_what_is_old_is_forgotten(tmp_path: Path) -> None:
             await rpc.call("block", height="3")
         await rpc.close()
         assert validator.stop() == 0
+        done = run("ps-node", "compact", "--home", str(validator.home))
+        assert (done.returncode, done.stderr) == (0, "")
         records = validator.inspect()["records"]
         assert records["epochs"] <= HISTORY_EPOCHS + 1
         snapshots = list((validator.home / "data" / "snapshots").iterdir())

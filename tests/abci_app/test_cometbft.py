@@ -1,14 +1,16 @@
-"""What `ps-node` hears of CometBFT while it joins from a snapshot."""
+"""What `ps-node` hears of CometBFT."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from abci_app.cometbft import MAX_LINE_BYTES, relay_output
+from abci_app.cometbft import MAX_LINE_BYTES, compact_databases, relay_output
+from planetserve.errors import ConfigurationError
 
 
 async def relayed(script: str) -> list[str]:
@@ -36,3 +38,22 @@ async def test_a_line_in_pieces_or_without_end(capfd: pytest.CaptureFixture[str]
     length = 10 * MAX_LINE_BYTES
     assert await relayed(f"{write}; w('x' * {length}); w(' State sync failed')") == []
     assert len(capfd.readouterr().out) > length
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 0", ""),
+        ('echo \'{"_msg":"failed to compact cometbft db"}\'', "failed to compact"),
+        ("echo no such command >&2; exit 1", "no such command"),
+    ],
+)
+def test_a_compaction_that_fails_is_heard(tmp_path: Path, script: str, reason: str) -> None:
+    binary = tmp_path / "cometbft"
+    binary.write_text(f"#!/bin/sh\n{script}\n")
+    binary.chmod(0o755)
+    if not reason:
+        compact_databases(binary, tmp_path)
+        return
+    with pytest.raises(ConfigurationError, match=reason):
+        compact_databases(binary, tmp_path)
