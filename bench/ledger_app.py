@@ -30,7 +30,7 @@ from abci_app.server import AbciServer
 from abci_app.snapshots import Archive
 from abci_app.store import open_store
 from abci_app.wire import FrameDecoder, encode_frame
-from bench.ledger_network import stop_process
+from bench.ledger_network import cpu_s, stop_process
 
 START_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 300.0
@@ -115,6 +115,10 @@ class Peer:
 class App:
     path: Path
     pid: int
+
+    def cpu_s(self) -> float:
+        """Processor seconds used so far, in steps of a hundredth."""
+        return cpu_s(self.pid)
 
     def resident_mib(self) -> float:
         text = Path(f"/proc/{self.pid}/status").read_text()

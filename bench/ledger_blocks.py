@@ -50,6 +50,7 @@ class Times:
     """Seconds, one entry a block, or a query."""
 
     unseen: list[float] = field(default_factory=list)
+    unseen_cpu: list[float] = field(default_factory=list)
     seen: list[float] = field(default_factory=list)
     commit: list[float] = field(default_factory=list)
     check: list[float] = field(default_factory=list)
@@ -69,6 +70,11 @@ def block_figures(folder: Path) -> list[Figure]:
             statistics.median(times.unseen) * ms,
             "ms",
             limit=250,
+        ),
+        Figure(
+            "the same, processor time of the app",
+            statistics.median(times.unseen_cpu) * ms,
+            "ms",
         ),
         Figure(
             "FinalizeBlock, 1,000 reveals as proposed",
@@ -138,7 +144,9 @@ def _measure_blocks(home: Path) -> Times:
             height += 1
         third = blocks_of // 3
         for transactions in reveals[:third]:
+            before_s = app.cpu_s()
             times.unseen.append(consensus.finalize(height, transactions))
+            times.unseen_cpu.append(app.cpu_s() - before_s)
             times.commit.append(consensus.commit())
             height += 1
         for transactions in reveals[third : 2 * third]:

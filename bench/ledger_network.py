@@ -83,12 +83,12 @@ class Network:
                 code = part.process.returncode
                 raise RuntimeError(f"{tail}\n\n{part.role} ended by itself with code {code}")
 
-    def cpu_s(self) -> dict[str, float]:
+    def used_s(self) -> dict[str, float]:
         """Processor seconds used so far by the apps and by CometBFT, which is `ps-node`'s child."""
         used = {"app": 0.0, "cometbft": 0.0}
         for part in self.parts:
-            used[part.role] += _cpu_s(part.process.pid)
-            used["cometbft"] += sum(_cpu_s(child) for child in _children(part.process.pid))
+            used[part.role] += cpu_s(part.process.pid)
+            used["cometbft"] += sum(cpu_s(child) for child in _children(part.process.pid))
         return used
 
 
@@ -227,7 +227,8 @@ def _check_free(ports: Sequence[int]) -> None:
                 raise RuntimeError(f"port {port} is taken; end what uses it") from error
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used; 0 when it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

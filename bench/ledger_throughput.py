@@ -173,9 +173,9 @@ def _ledger(folder: Path, prepared: Reveals) -> Measured:
 
 def _measure(network: Network, queues: Queues) -> Measured:
     time.sleep(SETTLE_S)
-    before, tool_before_s = network.cpu_s(), time.process_time()
+    before, tool_before_s = network.used_s(), time.process_time()
     load = run_load(queues, network.addresses, DURATION_S)
-    after, tool_s = network.cpu_s(), time.process_time() - tool_before_s
+    after, tool_s = network.used_s(), time.process_time() - tool_before_s
     network.check()
     return _measured(
         network,
