@@ -295,7 +295,7 @@ def _make_cancel(view: View, parameters: Parameters, change: Change, height: int
 
 
 def _check_expel(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
-    node = change["node"]
+    node = _expelled(reader, change)
     if load_verifier(reader, node) is not None:
         raise Rejected(Code.BAD_CHANGE, "a verifier leaves by a vote of its own kind")
     if not lifecycle.is_endorsed(reader, node):
@@ -303,8 +303,17 @@ def _check_expel(reader: Reader, parameters: Parameters, change: Change, after: 
 
 
 def _make_expel(view: View, parameters: Parameters, change: Change, height: int) -> None:
-    credentials.drop_all(view, change["node"])
-    credentials.lapse(view, change["node"], height, parameters.candidate_blocks)
+    node = _expelled(view, change)
+    credentials.drop_all(view, node)
+    credentials.lapse(view, node, height, parameters.candidate_blocks)
+
+
+def _expelled(reader: Reader, change: Change) -> bytes:
+    """The present id of the node: nobody escapes by a rotation."""
+    node: bytes = change["node"]
+    if load_node(reader, node) is not None:
+        return node
+    return bytes(load(reader, holder_key(SUCCESSION, node)) or node)
 
 
 def _check_model(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:

@@ -51,7 +51,7 @@ def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     _require_commits(context, epoch)
     if prober.benched >= epoch:
         raise Rejected(Code.BENCHED)
-    _scored_node(view, node)
+    _require_scored(view, node)
     quota = load_quota(view, prober.id)
     if quota.commits >= context.parameters.max_commits_per_epoch:
         raise Rejected(Code.COMMIT_LIMIT)
@@ -64,11 +64,11 @@ def commit(view: View, context: Context, data: Mapping[str, Any]) -> None:
 
 def reveal(view: View, context: Context, data: Mapping[str, Any]) -> None:
     """Open one commitment of the sender. A node that has ever served a model can be scored, so
-    dropping the role for a while hides nothing."""
+    dropping the role for a while hides nothing. One that was forgotten meanwhile has no record of
+    conduct to add to, but an open commitment is a fault, which no node may bring on its probers."""
     epoch, node, score_ppm, samples, digest, proof = _read_reveal(data)
     prober = require_verifier(view, context.sender)
     _require_reveals(context, epoch)
-    reputation = _scored_node(view, node)
     committed = load(view, commit_key(prober.id, node))
     commitment = score_commitment(context.chain.chain_id, context.key, data)
     if committed is None or committed["commitment"] != commitment:
@@ -78,9 +78,7 @@ def reveal(view: View, context: Context, data: Mapping[str, Any]) -> None:
         raise Rejected(Code.ALREADY_REVEALED)
     quota = load_quota(view, prober.id)
     output = _ticket(context, prober, quota, proof)
-    parameters = context.parameters
-    chance = chance_ppm(reputation, parameters.full_below_ppm, context.chain.epoch.sample_ppm)
-    if not is_assigned(output, node, chance):
+    if not _is_drawn(view, context, node, output):
         raise Rejected(Code.NOT_ASSIGNED)
     view.save_ordered(key, [score_ppm, samples, digest])
     save_quota(view, prober.id, replace(quota, reveals=quota.reveals + 1, proof=proof))
@@ -98,14 +96,22 @@ def _ticket(context: Context, prober: Verifier, quota: Quota, proof: bytes) -> b
         raise Rejected(Code.BAD_VRF_PROOF) from None
 
 
-def _scored_node(view: View, node: bytes) -> Mapping[str, Any]:
-    """The reputation record of a node that can be scored."""
+def _is_drawn(view: View, context: Context, node: bytes, output: bytes) -> bool:
+    """Whether a prober's ticket assigns the node to it."""
+    reputation = load(view, reputation_key(node))
+    if reputation is None:
+        return True
+    full_below_ppm = context.parameters.full_below_ppm
+    chance = chance_ppm(reputation, full_below_ppm, context.chain.epoch.sample_ppm)
+    return is_assigned(output, node, chance)
+
+
+def _require_scored(view: View, node: bytes) -> None:
+    """Whether a node can be scored."""
     if view.get(node_key(node)) is None:
         raise Rejected(Code.UNKNOWN_NODE)
-    reputation: Mapping[str, Any] | None = load(view, reputation_key(node))
-    if reputation is None:
+    if view.get(reputation_key(node)) is None:
         raise Rejected(Code.ROLE_NOT_ANNOUNCED, "the node has never served a model")
-    return reputation
 
 
 def _read_commit(data: Mapping[str, Any]) -> tuple[int, bytes, bytes]:

@@ -59,7 +59,7 @@ def submit(view: View, context: Context, data: Mapping[str, Any]) -> None:
     digest = case_digest(signer, request)
     if view.get(evidence_key(digest)) is not None:
         raise Rejected(Code.EVIDENCE_KNOWN)
-    if reputation.ppm == 0 and not reputation.trusted and reputation.streak == 0:
+    if reputation.ppm == 0 and not reputation.trusted and reputation.streak <= 0:
         raise Rejected(Code.EVIDENCE_KNOWN, "the node has no reputation left to lose")
     try:
         judgement = judge(

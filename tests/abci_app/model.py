@@ -44,11 +44,14 @@ class Model(Voting):
     output: bytes = b""
     kept: list[int] = field(default_factory=list)
 
-    def block(self, transactions: list[Transaction]) -> list[Code]:
+    def block(
+        self, transactions: list[Transaction], misbehaving: tuple[bytes, ...] = ()
+    ) -> list[Code]:
         self.height += 1
         self.pass_time()
         codes = [self.apply(transaction) for transaction in transactions]
         self.tally()
+        self.punish(misbehaving)
         if self.height == self.start + self.parameters["epoch_blocks"] - 1:
             self.settle()
             for old in sorted(self.rotations):
@@ -88,8 +91,6 @@ class Model(Voting):
         first = self.start + self.parameters["commit_blocks"]
         last = self.start + self.parameters["epoch_blocks"] - 2
         need(first <= self.height <= last, Code.WINDOW_CLOSED)
-        need(node in self.nodes, Code.UNKNOWN_NODE)
-        need(node in self.conduct, Code.ROLE_NOT_ANNOUNCED)
         committed, _ = self.commits.get((sender, node), (b"", 0))
         opened = score_commitment(self.chain_id, key, data)
         need(committed == opened, Code.NO_COMMITMENT)
@@ -103,7 +104,8 @@ class Model(Voting):
             raise Refused(Code.BAD_VRF_PROOF) from None
         digest = hashlib.sha256(b"planetserve/draw/v1\0" + output + node).digest()
         draw = Fraction(int.from_bytes(digest[:8], "big"), 1 << 64)
-        need(draw < self.chance(self.conduct[node]), Code.NOT_ASSIGNED)
+        conduct = self.conduct.get(node)
+        need(conduct is None or draw < self.chance(conduct), Code.NOT_ASSIGNED)
         quota.reveals += 1
         quota.proof = data["proof"]
         self.reveals[node, sender] = [data["score_ppm"], data["samples"], data["digest"]]
@@ -124,7 +126,7 @@ class Model(Voting):
         signers = [present, *(each for each, epoch in ended if self.epoch <= epoch + 8)]
         need(signer in signers, Code.EVIDENCE_INVALID)
         case = (signer, hashlib.sha256(data["request"]).digest())
-        nothing_left = not conduct.ppm and not conduct.trusted and not conduct.streak
+        nothing_left = not conduct.ppm and not conduct.trusted and conduct.streak <= 0
         need(case not in self.convicted and not nothing_left, Code.EVIDENCE_KNOWN)
         texts = {decode_statement(item["statement"]).text for item in data["statements"]}
         need(len(texts) == 2, Code.EVIDENCE_INVALID)

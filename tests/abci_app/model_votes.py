@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,7 +11,7 @@ from typing import Any
 from abci_app.core.codes import Code
 from abci_app.core.parameters import LIMITS
 from planetserve.keys import node_id
-from tests.abci_app.model_nodes import Node, Participants, Verifier, need
+from tests.abci_app.model_nodes import GENESIS, Node, Participants, Verifier, need
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Voting(Participants):
     pending: dict[str, int] = field(default_factory=dict)
     proposals: list[Proposal] = field(default_factory=list)
     moved: bool = False
+    upgrade: tuple[int, int] | None = None
+    """Version and height of the one that was voted; tests vote for heights far ahead."""
 
     def propose(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:
         proposer = self.require(sender)
@@ -64,7 +67,7 @@ class Voting(Participants):
         for proposal in [p for p in self.proposals if p.outcome == "open"]:
             yes = sum(shares.get(voter, 0) for _, voter, approve in proposal.votes if approve)
             no = sum(shares.get(voter, 0) for _, voter, approve in proposal.votes if not approve)
-            moves = proposal.change["kind"] != "parameter"
+            moves = proposal.change["kind"] in ("join", "leave", "power")
             if yes > Fraction(2, 3):
                 if moves and moved:
                     continue
@@ -94,6 +97,15 @@ class Voting(Participants):
             left = new["epoch_blocks"] - new["commit_blocks"] - 1
             fits = left >= 1 and left >= new["epoch_blocks"] // 8
             return fits and new["untrusted_below_ppm"] <= new["trusted_from_ppm"]
+        if change["kind"] == "upgrade":
+            return bool(change["version"] == 2)
+        if change["kind"] == "cancel":
+            return self.upgrade is not None and self.upgrade[0] == change["version"]
+        if change["kind"] == "model":
+            return change["name"] not in self.models
+        if change["kind"] == "expel":
+            node = self.present(change["node"])
+            return not self.verifier(node) and any(name[0] == node for name in self.credentials)
         if change["kind"] == "join":
             joiner = bytes(node_id(change["key"]))
             taken = {verifier.consensus_key for verifier in self.verifiers}
@@ -109,6 +121,13 @@ class Voting(Participants):
             return self.may_move(None, change["power"])
         verifier = self.named(change["verifier"])
         return verifier is not None and self.may_move(verifier, change.get("power", 0))
+
+    def present(self, identifier: bytes) -> bytes:
+        """The id of the node that has, or had, or will have, this one."""
+        coming = {bytes(node_id(key)): old for old, key in self.rotations.items()}
+        if identifier in self.nodes:
+            return identifier
+        return {**coming, **self.former_ids()}.get(identifier, identifier)
 
     def may_move(self, verifier: Verifier | None, power: int) -> bool:
         others = [item.power for item in self.verifiers if item is not verifier]
@@ -127,20 +146,46 @@ class Voting(Participants):
             self.pending[change["name"]] = change["value"]
         elif change["kind"] == "join":
             self.join(change)
+        elif change["kind"] == "upgrade":
+            self.upgrade = (change["version"], change["height"])
+        elif change["kind"] == "cancel":
+            self.upgrade = None
+        elif change["kind"] == "model":
+            settings = {name: value for name, value in change.items() if name != "kind"}
+            self.models[change["name"]] = {**settings, "registered": self.height, "by": GENESIS}
+        elif change["kind"] == "expel":
+            node = self.present(change["node"])
+            for name in [name for name in self.credentials if name[0] == node]:
+                del self.credentials[name]
+            self.lapse(node)
         else:
             verifier = self.named(change["verifier"])
             assert verifier is not None
             if change["kind"] == "power":
                 verifier.power = verifier.voted = change["power"]
-                return
-            self.verifiers.remove(verifier)
-            node = self.nodes[verifier.ids[-1]]
-            remaining = node.roles - {"prober", "verifier"}
-            if remaining:
-                node.roles = remaining
-                self.lapse(node.ids[-1])
             else:
-                self.end(node)
+                self.leave(verifier)
+
+    def leave(self, verifier: Verifier) -> None:
+        self.verifiers.remove(verifier)
+        node = self.nodes[verifier.ids[-1]]
+        remaining = node.roles - {"prober", "verifier"}
+        if remaining:
+            node.roles = remaining
+            self.lapse(node.ids[-1])
+        else:
+            self.end(node)
+
+    def punish(self, addresses: tuple[bytes, ...]) -> None:
+        """Those who signed two things at once leave, or keep half where so much cannot leave."""
+        for verifier in sorted(self.verifiers, key=lambda item: item.ids[-1]):
+            if hashlib.sha256(verifier.consensus_key).digest()[:20] not in addresses:
+                continue
+            self.moved = True
+            if self.may_move(verifier, 0):
+                self.leave(verifier)
+            else:
+                verifier.power = verifier.voted = max(1, verifier.power // 2)
 
     def join(self, change: Mapping[str, Any]) -> None:
         key, joiner = change["key"], bytes(node_id(change["key"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from itertools import count
@@ -26,8 +27,16 @@ from planetserve.encoding import decode
 from planetserve.keys import Identity, node_id
 from planetserve.merkle import root_of
 from planetserve.records import NodeRecord
-from planetserve.statekeys import CANDIDATES_KEY, PENDING_KEY, STORES, reputation_key, store_of
+from planetserve.statekeys import (
+    CANDIDATES_KEY,
+    PENDING_KEY,
+    STORES,
+    UPGRADE_KEY,
+    reputation_key,
+    store_of,
+)
 from planetserve.transactions import decode_transaction
+from tests.abci_app import invariants
 from tests.abci_app.model import founded
 from tests.abci_app.world import (
     CHAIN_ID,
@@ -78,6 +87,7 @@ VOTED = [
 ]
 SCORES = st.sampled_from([0, 300_000, 399_999, 400_000, 500_000, 700_000, 900_000, 1_000_000])
 SOMEONE = st.integers(0, 1_000)
+MODEL_SETTINGS = {"weights_digest": bytes(32), "quantization": "Q8_0", "context_tokens": 16}
 ROLES = st.sampled_from([["model"], ["relay"], ["model", "relay"], ["user"]])
 
 
@@ -96,6 +106,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.powers = {v.consensus_key: v.power for v in all_verifiers(self.world.state)}
         self.nodes: dict[tuple[str, bytes], bytes] = {}
         self.roots: dict[str, bytes] = {}
+        self.patience = 0
         self.grow(dict(self.world.items), ())
 
     def pick(self, number: int) -> Identity:
@@ -217,13 +228,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(by=SOMEONE, name=st.sampled_from(["tiny", "other", "third"]), real=st.booleans())
     def register_model(self, by: int, name: str, real: bool) -> None:
-        data = transactions.model(
-            name=name,
-            weights_digest=bytes(32),
-            quantization="Q8_0",
-            context_tokens=16,
-            deterministic=False,
-        )
+        data = MODEL_SETTINGS | {"name": name, "deterministic": False}
         self.send(self.verifier(by) if real else self.pick(by), "model", data)
 
     @rule(by=SOMEONE, who=SOMEONE, score=SCORES, late=st.sampled_from([0, 0, 0, 1]))
@@ -274,10 +279,24 @@ class LedgerMachine(RuleBasedStateMachine):
                 "transport_key": identity.transport_public,
                 "power": 1 + amount % 45,
             }
+        if kind == "upgrade":
+            return {"kind": kind, "version": 2 + amount % 2, "height": 1_000_000 + who}
+        if kind == "cancel":
+            return {"kind": kind, "version": 2 + amount % 2}
+        if kind == "expel":
+            return {"kind": kind, "node": bytes(self.participant(who).id)}
+        if kind == "model":
+            name, deterministic = ("tiny", "other", "voted")[who % 3], bool(amount % 2)
+            settings = MODEL_SETTINGS | {"name": name, "deterministic": deterministic}
+            return {"kind": kind, **settings}
         change = {"kind": kind, "verifier": bytes(self.verifier(who).id)}
         return change if kind == "leave" else {**change, "power": 1 + amount % 60}
 
-    KIND = st.sampled_from(["parameter", "join", "leave", "power"])
+    KIND = st.sampled_from(
+        ["parameter", "join", "leave", "power"] * 2
+        + ["expel", "expel", "cancel", "model"]
+        + ["upgrade"]
+    )
 
     @rule(by=SOMEONE, kind=KIND, who=SOMEONE, amount=SOMEONE)
     def propose(self, by: int, kind: str, who: int, amount: int) -> None:
@@ -300,6 +319,27 @@ class LedgerMachine(RuleBasedStateMachine):
         for number in range(1, len(self.model.verifiers)):
             self.send(self.verifier(number), "vote", data)
         self.block()
+
+    @rule(who=st.lists(SOMEONE, min_size=1, max_size=2), known=st.sampled_from([True, True, False]))
+    def misbehave(self, who: list[int], known: bool) -> None:
+        """CometBFT reports validators that signed two things at once."""
+        caught = [self.model.verifiers[number % len(self.model.verifiers)] for number in who]
+        addresses = {hashlib.sha256(each.consensus_key).digest()[:20] for each in caught}
+        self.world.misbehaving = tuple(addresses) if known else (bytes(20),)
+        self.block()
+
+    @rule(who=SOMEONE, by=SOMEONE, back=st.booleans())
+    def crowd_out(self, who: int, by: int, back: bool) -> None:
+        """A node takes keys that another has announced; those of a waiting one give way."""
+        identity, other = self.participant(by), self.participant(who)
+        node = self.model.nodes.get(identity.id)
+        if node is None or identity is other:
+            return
+        role = sorted(node.roles - {"prober", "verifier"} or {"relay"})[0]
+        own = registration(identity, role=role)
+        self.send(identity, "update", {**own, "onion_key": other.onion_public})
+        if back:
+            self.send(identity, "update", own)
 
     @rule(blocks=st.integers(1, 4))
     def pass_blocks(self, blocks: int) -> None:
@@ -352,9 +392,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def block(self) -> None:
         """Apply what is queued to both, and compare all there is."""
         queued = [decode_transaction(raw) for raw in self.world.queued]
-        epoch = self.model.epoch
+        epoch, misbehaving = self.model.epoch, self.world.misbehaving
         result = self.world.block()
-        expected = self.model.block(queued)
+        expected = self.model.block(queued, misbehaving)
         codes = [item.code for item in result.results]
         assert codes == expected, [item.log for item in result.results]
         for code, done in zip(codes, result.results, strict=True):
@@ -378,6 +418,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert expected.get(key, "absent") == found.get(key, "absent"), key
         assert (load(self.world.state, CANDIDATES_KEY) or 0) == self.model.waiting()
         assert (load(self.world.state, PENDING_KEY) or {}) == self.model.pending
+        scheduled = load(self.world.state, UPGRADE_KEY)
+        coming = scheduled and (scheduled["version"], scheduled["height"])
+        assert coming == self.model.upgrade
+        self.patience = max(self.patience, self.model.patience)
+        invariants.check(self.world.items, self.world.height, self.patience)
         chain = self.world.chain
         assert chain.parameters.to_wire() == self.model.parameters
         assert (chain.epoch.number, chain.epoch.start) == (self.model.epoch, self.model.start)

@@ -14,6 +14,7 @@ from abci_app.core.genesis import genesis
 from abci_app.core.transition import BlockResult
 from planetserve.statekeys import STORES
 from planetserve.transactions import KINDS, decode_transaction
+from tests.abci_app import invariants
 from tests.abci_app.operations import PARAMS, Operations
 from tests.abci_app.world import CHAIN_ID, World
 
@@ -76,6 +77,7 @@ def simulate(seed: int, blocks: int) -> Counter[str]:
         operations.queue()
         raws = original.world.queued
         result, digest = original.block()
+        invariants.check(original.world.items, original.world.height, PARAMS["candidate_blocks"])
         for raw, outcome in zip(raws, result.results, strict=True):
             kind = decode_transaction(raw).kind
             succeeded[kind] += not outcome.code

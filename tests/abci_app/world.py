@@ -121,7 +121,8 @@ def consensus_key(index: int) -> bytes:
 
 
 class World:
-    """`send` queues a transaction, `block` applies what is queued."""
+    """`send` queues a transaction, `block` applies what is queued. `misbehaving` are addresses of
+    validators that the next block reports."""
 
     def __init__(
         self, params: Mapping[str, int] | None = None, powers: tuple[int, ...] = ()
@@ -129,6 +130,7 @@ class World:
         writes = genesis(CHAIN_ID, app_state(params, powers))
         self.items = {key: value for key, value in writes.items() if value is not None}
         self.height = 0
+        self.misbehaving: tuple[bytes, ...] = ()
         self._queue: list[bytes] = []
         self._queued: dict[bytes, int] = {}
 
@@ -146,7 +148,7 @@ class World:
         self._queued[identity.id] = self._queued.get(identity.id, 0) + 1
 
     def block(self, *raw: bytes) -> BlockResult:
-        block = Block(self.height + 1, (*self._queue, *raw))
+        block = Block(self.height + 1, (*self._queue, *raw), self.misbehaving)
         result = transition(self.state, block)
         for key, value in result.writes.items():
             if value is None:
@@ -156,6 +158,7 @@ class World:
         self.height += 1
         self._queue.clear()
         self._queued.clear()
+        self.misbehaving = ()
         return result
 
     @property
