@@ -110,10 +110,15 @@ class LedgerClient:
         self._light.store.save()
         await self._rpc.close()
 
-    @property
-    def newest(self) -> LightBlock | None:
-        """The highest block that is believed so far, with the validators that could sign it."""
-        return self._light.store.newest
+    def block(self, header: Header) -> LightBlock | None:
+        """The block of a header that a read was proven with, and the validators that could sign
+        it; None once it is forgotten."""
+        return self._light.store.block(header)
+
+    def confirmed(self, header: Header) -> bool:
+        """Whether another server shows a header that a read was proven with, or there is none. It
+        is not while no other server answers: those who sign a second chain would not be seen."""
+        return self._light.store.confirms(header)
 
     async def confirm(self, address: str, block: LightBlock) -> None:
         """Compare a believed block with what the server at `address` shows at its height. Raises

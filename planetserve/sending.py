@@ -10,6 +10,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
 
 from planetserve.errors import PlanetServeError, RemoteProtocolError
 from planetserve.light.source import all_of
@@ -21,12 +23,21 @@ IN_CACHE = "tx already exists in cache"
 """What CometBFT says of a transaction that it has taken before."""
 
 
+class Said(Enum):
+    TAKEN = "taken"
+    KNOWN = "known"
+    """It had taken the transaction before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """What a server's check of a transaction came to, other than code 0."""
 
     code: int
     log: str
+
+
+Answer: TypeAlias = "Said | Refusal | PlanetServeError"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +78,39 @@ class Offer:
 
 async def offer(rpc: Rpc, raw: bytes) -> Offer:
     """Send a transaction to all servers at once. Ends soon after the first has taken it."""
+    answers = await _ask(rpc, rpc.addresses, raw)
+    doubtful = [address for address, said in answers.items() if said is Said.KNOWN]
+    refused = any(isinstance(said, Refusal) for said in answers.values())
+    if doubtful and refused and Said.TAKEN not in answers.values():
+        # A node says that it has one, too, while it still checks it for another connection.
+        await asyncio.sleep(GRACE_S)
+        answers |= await _ask(rpc, doubtful, raw)
+    failures = [
+        (address, answer)
+        for address, answer in answers.items()
+        if isinstance(answer, PlanetServeError)
+    ]
+    return Offer(
+        taken=sum(isinstance(answer, Said) for answer in answers.values()),
+        perhaps=sum(isinstance(error, NoAnswer) and error.reached for _, error in failures),
+        refusals=[answer for answer in answers.values() if isinstance(answer, Refusal)],
+        failures=failures,
+    )
+
+
+async def _ask(rpc: Rpc, addresses: Sequence[str], raw: bytes) -> dict[str, Answer]:
     taken = asyncio.Event()
 
-    async def ask(address: str) -> Refusal | PlanetServeError | None:
+    async def ask(address: str) -> Answer:
         try:
-            refusal = await _offer_to(rpc, address, raw)
+            said = await _offer_to(rpc, address, raw)
         except PlanetServeError as error:
             return error
-        if refusal is None:
+        if isinstance(said, Said):
             taken.set()
-        return refusal
+        return said
 
-    async def ask_while_needed(address: str) -> Refusal | PlanetServeError | None:
+    async def ask_while_needed(address: str) -> Answer:
         asking, enough = asyncio.create_task(ask(address)), asyncio.create_task(taken.wait())
         try:
             await asyncio.wait((asking, enough), return_when=asyncio.FIRST_COMPLETED)
@@ -88,31 +120,20 @@ async def offer(rpc: Rpc, raw: bytes) -> Offer:
             asking.cancel()
             enough.cancel()
 
-    answers = await all_of(ask_while_needed(address) for address in rpc.addresses)
-    failures = [
-        (address, answer)
-        for address, answer in zip(rpc.addresses, answers, strict=True)
-        if isinstance(answer, PlanetServeError)
-    ]
-    return Offer(
-        taken=sum(answer is None for answer in answers),
-        perhaps=sum(isinstance(error, NoAnswer) and error.reached for _, error in failures),
-        refusals=[answer for answer in answers if isinstance(answer, Refusal)],
-        failures=failures,
-    )
+    answers = await all_of(ask_while_needed(address) for address in addresses)
+    return dict(zip(addresses, answers, strict=True))
 
 
-async def _offer_to(rpc: Rpc, address: str, raw: bytes) -> Refusal | None:
-    """None when the server has taken the transaction, now or before. Raises `RpcError`,
-    `NoAnswer`, `RemoteProtocolError`."""
+async def _offer_to(rpc: Rpc, address: str, raw: bytes) -> Said | Refusal:
+    """Raises `RpcError`, `NoAnswer`, `RemoteProtocolError`."""
     try:
         result = await rpc.call_at(address, "broadcast_tx_sync", tx=to_base64(raw))
     except RpcError as error:
         if IN_CACHE in str(error):
-            return None
+            return Said.KNOWN
         raise
     try:
         code, log = int(result.get("code", 0)), excerpt(str(result.get("log", "")))
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise RemoteProtocolError("an RPC server's result is malformed") from error
-    return Refusal(code, log) if code else None
+    return Refusal(code, log) if code else Said.TAKEN

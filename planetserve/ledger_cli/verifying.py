@@ -79,7 +79,7 @@ async def read_check(ledger: LedgerClient) -> Check:
     from planetserve.rpc import RpcError
 
     proven = await ledger.read(stores=["verifiers"])
-    block = ledger.newest
+    block = ledger.block(proven.header)
     if block is None:
         raise ProofRefused("no header could be verified")
 

@@ -102,6 +102,13 @@ class TrustStore:
         known = self._confirmed.get(header.height)
         return known is not None and known.hash == header.hash()
 
+    def block(self, header: Header) -> LightBlock | None:
+        """The block of a header, whether confirmed or waiting."""
+        waiting = self._waiting.get(header.height)
+        known = [self._confirmed.get(header.height), None if waiting is None else waiting.block]
+        wanted = header.hash()
+        return next((block for block in known if block is not None and block.hash == wanted), None)
+
     def base(self, height: int) -> LightBlock | None:
         """The nearest block below `height` that later ones can still be verified from."""
         now_ns = self._now_ns()

@@ -260,12 +260,12 @@ async def test_inclusion_and_codes_are_proven(chain: Chain, proxy: Proxy) -> Non
     proxy.lie = success
     async with reader(chain, proxy.address, *chain.network.rpc) as ledger:
         height = await ledger.send(RELAY, REGISTER, registration(RELAY, "relay-a", "relay"))
+        assert RELAY.id in [node.id for node in await ledger.waiting()]
+        data = endorse(node=RELAY.id, role="relay", expires=height + 1_000)
+        height = await ledger.send(VERIFIER, ENDORSE, data)
         routes = await ledger.routes()
         assert routes.height >= height
-        found = routes.find(RELAY.id)
-        assert found is not None
-        data = endorse(node=RELAY.id, role="relay", expires=height + 1_000)
-        await ledger.send(VERIFIER, ENDORSE, data)
+        assert routes.find(RELAY.id) is not None
         with pytest.raises(TransactionRejected):
             await ledger.send(RELAY, ENDORSE, data)
 

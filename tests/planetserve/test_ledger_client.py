@@ -283,9 +283,13 @@ async def test_a_witness_that_forges_is_ignored(chain: Chain) -> None:
         assert witness.calls == []
     # Alone beside another it counts for nothing either, and what it shows is no base for more.
     async with reader(Servers(one=Server(chain), two=witness), chain) as ledger:
-        assert (await ledger.read()).height == 10
-        assert ledger.newest is not None
-        assert ledger.newest.height == 1
+        proven = await ledger.read()
+        assert proven.height == 10
+        assert not ledger.confirmed(proven.header)
+        found = ledger.block(proven.header)
+        assert found is not None
+        assert found.header == proven.header
+        assert ledger.block(chain.blocks[7].header) is None
 
 
 async def test_old_headers_say_nothing_about_now(chain: Chain) -> None:

@@ -121,6 +121,25 @@ async def test_what_a_server_has_already_is_taken(chain: Chain) -> None:
         assert await ledger.send(ALICE, "register", {}) == 11
 
 
+async def test_what_a_server_knows_while_it_checks_it_is_not_taken(chain: Chain) -> None:
+    """Two addresses of one node: the second connection hears of the first one's transaction."""
+
+    class Checking(Server):
+        known = False
+
+        def _broadcast_tx_sync(self, params: dict[str, Any]) -> Any:
+            self.known = not self.known
+            if self.known:
+                raise RpcError("Internal error", "tx already exists in cache")
+            return {"code": 7, "log": "why"}
+
+    refusing = Server(chain, broadcast=lambda raw: 7)
+    async with reader(Servers(one=Checking(chain), two=refusing), chain) as ledger:
+        with pytest.raises(TransactionRejected) as caught:
+            await ledger.send(ALICE, "register", {})
+    assert caught.value.code == 7
+
+
 async def test_what_may_have_arrived_is_waited_for(chain: Chain) -> None:
     async with reader(Servers(one=TakesAndHangs(chain)), chain) as ledger:
         assert await ledger.send(ALICE, "register", {}) == 11
