@@ -17,6 +17,10 @@ from planetserve.errors import RemoteProtocolError
 Value: TypeAlias = "bool | int | str | bytes | list[Value] | dict[str, Value] | None"
 
 MAX_DEPTH = 16
+LARGE_BYTES = 64 << 10
+LEAST_CONTAINER_BYTES = 16
+"""So many bytes each list or map has in a large value, on average: an empty one is one byte that
+takes sixty in memory."""
 
 
 class EncodingError(RemoteProtocolError):
@@ -38,7 +42,10 @@ def decode(data: bytes, *, max_bytes: int = 1 << 20) -> Any:
         raise EncodingError(f"{len(data)} bytes are more than the {max_bytes} allowed")
     try:
         _require_contents(data)
-        value = msgpack.unpackb(data, strict_map_key=False, ext_hook=_refuse_extension)
+        if len(data) > LARGE_BYTES:
+            value = _unpack_sparse(data)
+        else:
+            value = msgpack.unpackb(data, strict_map_key=False, ext_hook=_refuse_extension)
     except EncodingError:
         raise
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
@@ -55,6 +62,25 @@ def _require_contents(data: bytes) -> None:
     unpacker = msgpack.Unpacker(None, max_buffer_size=len(data))
     unpacker.feed(data)
     unpacker.skip()
+
+
+def _unpack_sparse(data: bytes) -> Any:
+    left = len(data) // LEAST_CONTAINER_BYTES
+
+    def count(container: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise EncodingError("a large value has too many lists and maps")
+        return container
+
+    return msgpack.unpackb(
+        data,
+        strict_map_key=False,
+        ext_hook=_refuse_extension,
+        list_hook=count,
+        object_hook=count,
+    )
 
 
 _PLAIN = frozenset({bytes, str, bool, type(None)})

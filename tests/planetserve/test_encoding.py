@@ -119,3 +119,15 @@ def test_no_room_is_made_for_what_does_not_follow(header: bytes) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10 * len(data)
+
+
+def test_a_large_value_of_empty_maps_is_refused_early() -> None:
+    data = b"\xdd" + (1 << 20).to_bytes(4, "big") + b"\x80" * (1 << 20)
+    tracemalloc.start()
+    with pytest.raises(EncodingError, match="too many lists"):
+        decode(data, max_bytes=2 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * len(data)
+    pairs = [[b"accounts/%d" % number, b"\x80"] for number in range(10_000)]
+    assert decode(encode(pairs)) == pairs
