@@ -36,7 +36,7 @@ from planetserve.statekeys import STORES, big_endian
 
 FORMAT = 2
 """Raised when the layout or the meaning of what is stored changes."""
-CACHE_BYTES = 16 << 20
+CACHE_BYTES = 2 << 20
 WRITE_BUFFER_BYTES = 4 << 20
 KEPT_ROOTS = 1_000
 """Heights whose roots stay readable."""

@@ -29,7 +29,7 @@ REVEAL_FIELDS = frozenset({"epoch", "node", "score_ppm", "samples", "digest", "s
 DIGEST_BYTES = 32
 MAX_SAMPLES = 1_000_000
 
-verified_output = lru_cache(maxsize=4096)(vrf.verify)
+verified_output = lru_cache(maxsize=512)(vrf.verify)
 """`vrf.verify`, remembered: each of a prober's reveals brings the same proof."""
 
 
