@@ -32,7 +32,8 @@ def transaction(done: Transaction) -> Event:
 
 
 def forgotten(node: bytes) -> Event:
-    """Nobody endorsed a node in time, or it retired long ago."""
+    """Nobody endorsed a node in time, or before another announced its keys, or it retired long
+    ago."""
     return Event("forgotten", (("node", node.hex()),))
 
 

@@ -90,10 +90,11 @@ def transition(
     if upgraded is not None:
         happened.append(events.upgrade(upgraded))
     chain = load_chain(view)
-    for node in pass_expiries(view, height, chain.parameters):
-        happened.append(events.forgotten(node))
+    forgotten = pass_expiries(view, height, chain.parameters)
     results = tuple(apply(view, chain, height, raw, read) for raw in block.transactions)
     outcomes = tally(view, height, chain.parameters)
+    forgotten += sorted(_crowded_out(view).difference(forgotten))
+    happened += [events.forgotten(node) for node in forgotten]
     happened += [events.outcome(item) for item in outcomes]
     caught = punish(view, chain.parameters, block.misbehaving, height)
     happened += [events.misbehavior(verifier) for verifier in caught]
@@ -135,6 +136,13 @@ def apply(
         return TransactionResult(rejection.code, rejection.log)
     view.apply(staged.writes)
     return TransactionResult(Code.OK, events=(events.transaction(transaction),))
+
+
+def _crowded_out(view: View) -> set[bytes]:
+    """Nodes that are gone with the block, also for others that announced their keys: before its
+    rotations, nothing but forgetting deletes a node."""
+    gone = (key for key, value in view.writes.items() if value is None)
+    return {key.removeprefix(b"nodes/") for key in gone if key.startswith(b"nodes/")}
 
 
 def _begin_epoch(view: View, start: int, chain: Chain, settlement: Settlement) -> dict[str, int]:

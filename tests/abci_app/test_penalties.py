@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abci_app.core.parameters import Parameters
@@ -150,6 +150,35 @@ def test_an_epoch_cuts_one_prober_or_a_tenth_of_all_power(
         assert replace(each, power=0, trust_ppm=0, benched=0) == replace(
             before[each.id], power=0, trust_ppm=0, benched=0
         )
+
+
+ANSWERS = st.integers(0, 12).flatmap(
+    lambda compared: st.builds(
+        lambda far: Conduct(commits=12, reveals=12, compared=compared, far=far),
+        st.integers(0, compared),
+    )
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(1, 100), st.data())
+def test_who_opens_all_keeps_its_share_whatever_nodes_answer(
+    honest: list[int], liar: int, data: st.DataObject
+) -> None:
+    """Nodes choose how far honest scores lie from each other; liars choose what they do."""
+    verifiers = [verifier(number, power) for number, power in enumerate((liar, *honest))]
+    keepers = [each.id for each in verifiers[1:]]
+    lies = ANSWERS | st.sampled_from([WITHHELD, Conduct(0, 0)])
+    for epoch in range(data.draw(st.integers(1, 12))):
+        conducts = {bytes(each): data.draw(ANSWERS) for each in keepers}
+        conducts[bytes(verifiers[0].id)] = data.draw(lies)
+        changed = penalised(
+            verifiers, conducts, epoch, PARAMETERS, may_move_power=data.draw(st.booleans())
+        )
+        by_id = {each.id: each for each in (*verifiers, *changed)}
+        verifiers = [by_id[each.id] for each in verifiers]
+        assert [each.power for each in verifiers[1:]] == honest
+        assert verifiers[0].power <= liar
 
 
 def test_whoever_must_wait_for_its_cut_is_cut_in_a_later_epoch() -> None:
