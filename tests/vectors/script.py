@@ -51,7 +51,7 @@ PARAMS = {
     "candidate_blocks": 20,
 }
 A, B, C, D = VERIFIERS
-USER, STRANGER = participant(61), participant(62)
+USER, STRANGER, LATECOMER = participant(61), participant(62), participant(63)
 NEW_FOUNDER, NEW_VERIFIER, NEWCOMER = participant(80), participant(81), participant(82)
 LAST_HEIGHT = 66
 
@@ -113,6 +113,7 @@ def play(*, turned: bool = False) -> Recorder:
         assert world.chain.epoch.number == number
         steps(world)
         world.advance_to(world.window.end)
+    world.send(LATECOMER, REGISTER, registration(LATECOMER))
     _epoch(world, {NEW_FOUNDER.id: 850_000})
     world.advance_to(LAST_HEIGHT + 1)
     return world
@@ -198,9 +199,31 @@ def _exits(world: World) -> None:
 
 
 def _powers(world: World) -> None:
-    _decide(world, 5, {"kind": "power", "verifier": B.id, "power": 12}, (B, NEW_VERIFIER, NEWCOMER))
-    world.send(NEW_FOUNDER, ROTATE, {"new_key": USER.public_key, "proof": bytes(64)})
+    power = {"kind": "power", "verifier": B.id, "power": 12}
+    world.send(A, PROPOSE, transactions.propose(change=power))
+    exact: dict[str, Any] = {
+        "name": "exact",
+        "weights_digest": bytes(range(32)),
+        "quantization": "bf16",
+        "context_tokens": 8192,
+        "deterministic": True,
+    }
+    changes: tuple[dict[str, Any], ...] = (
+        {"kind": "model", **exact},
+        {"kind": "expel", "node": NODE.id},
+        {"kind": "upgrade", "version": 2, "height": 1_000},
+    )
+    for change in changes:
+        world.send(NEW_VERIFIER, PROPOSE, transactions.propose(change=change))
     world.block()
+    for voter in (B, NEW_VERIFIER, NEWCOMER):
+        world.send(voter, VOTE, transactions.vote(proposal=5, approve=True))
+    for number in (6, 7, 8):
+        for voter in (A, B, NEWCOMER):
+            world.send(voter, VOTE, transactions.vote(proposal=number, approve=True))
+    world.block()
+    world.send(NEW_FOUNDER, ROTATE, {"new_key": USER.public_key, "proof": bytes(64)})
+    _decide(world, 9, {"kind": "cancel", "version": 2}, (B, NEWCOMER))
 
 
 def _probers(world: World) -> list[Identity]:
