@@ -8,9 +8,11 @@ from random import Random
 from typing import Any
 
 from abci_app.core.changes import FIELDS
+from abci_app.core.credentials import parse_rest
 from abci_app.core.governance import open_proposals
 from abci_app.core.nodes import all_nodes
 from abci_app.core.parameters import LIMITS
+from abci_app.core.state import records
 from abci_app.core.verifiers import all_verifiers
 from planetserve import transactions
 from planetserve.keys import Identity
@@ -77,7 +79,7 @@ class Operations:
             RETIRE: lambda who: transactions.retire(),
             ROTATE: self._rotation,
             ENDORSE: self._endorsement,
-            REVOKE: lambda who: transactions.revoke(node=self._node(), role=self._role()),
+            REVOKE: self._revocation,
             MODEL: self._model,
             EVIDENCE: self._evidence,
             PROPOSE: self._proposal,
@@ -142,6 +144,13 @@ class Operations:
         expires = self.world.height + self.random.randrange(1, 60)
         return transactions.endorse(node=self._node(), role=self._role(), expires=expires)
 
+    def _revocation(self, who: Identity) -> dict[str, Any]:
+        """Of a credential that the sender gave, if it gave any."""
+        held = [rest for rest, _ in records(self.world.state, b"credentials/")]
+        own = [(rest[:20], *parse_rest(rest[20:])) for rest in held if rest.endswith(who.id)]
+        node, role, _ = self.random.choice(own) if own else (self._node(), self._role(), b"")
+        return transactions.revoke(node=node, role=role)
+
     def _model(self, who: Identity) -> dict[str, Any]:
         return transactions.model(
             name=f"model-{self.random.randrange(40)}",
@@ -156,7 +165,7 @@ class Operations:
         return conflict(self.random.choice(self.people), *texts)
 
     def _proposal(self, who: Identity) -> dict[str, Any]:
-        kind = self.random.choice(("parameter", "parameter", "join", "leave", "power"))
+        kind = self.random.choice(("parameter", *FIELDS))
         change: dict[str, Any] = {"kind": kind}
         if kind == "parameter":
             name = self.random.choice(TUNABLE)
@@ -171,6 +180,14 @@ class Operations:
                 "transport_key": joiner.transport_public,
                 "name": "joiner",
             }
+        if kind in ("upgrade", "cancel"):
+            change["version"] = self.random.randrange(2, 4)
+        if kind == "upgrade":
+            change["height"] = 1_000_000
+        if kind == "expel":
+            change["node"] = self._node()
+        if kind == "model":
+            change |= self._model(who)
         if kind in ("leave", "power"):
             change["verifier"] = bytes(self._prober().id)
         if kind in ("join", "power"):
