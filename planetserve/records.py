@@ -162,13 +162,20 @@ def chain_status(height: int, main: Any, epoch: Any, verifiers: Iterable[Any]) -
             commit_end=start + parameters["commit_blocks"],
             reveal_end=end - 1,
             epoch_end=end,
-            seed=bytes(epoch["seed"]),
+            seed=_bytes(epoch["seed"]),
             sample_ppm=int(epoch["sample_ppm"]),
             parameters=parameters,
             verifiers=found,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RemoteProtocolError("the ledger's answer is not a status") from error
+
+
+def _bytes(value: Any) -> bytes:
+    """As `bytes` of a number would make so many zeros."""
+    if not isinstance(value, bytes):
+        raise TypeError("not bytes")
+    return value
 
 
 def _verifier(record: Mapping[str, Any]) -> VerifierRecord:
