@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from modelnode.engines.protocol import Engine
 from planetserve.chat import parse_fields
@@ -71,14 +72,14 @@ class Judge:
                 self._embedder = await asyncio.to_thread(Embedder)
             return self._embedder
 
-    async def _probe(self, node: NodeRecord, epoch: int, fields: dict[str, object]) -> Transcript:
+    async def _probe(self, node: NodeRecord, epoch: int, fields: dict[str, Any]) -> Transcript:
         # No seed: at temperature 0 it changes nothing, and users rarely send one.
         options = {name: fields[name] for name in ("max_tokens", "temperature")}
         answer: Answer | None = None
         failure = ""
         try:
             answer = await self._client.ask(
-                fields["messages"],  # type: ignore[arg-type]
+                fields["messages"],
                 model=node.model,
                 node=node.id,
                 **options,
@@ -113,7 +114,7 @@ class Judge:
             credit_ppm=reply_credit_ppm(similarity, answer.text, reference),
         )
 
-    async def _reference_reply(self, fields: dict[str, object]) -> str:
+    async def _reference_reply(self, fields: dict[str, Any]) -> str:
         try:
             pieces = [piece.text async for piece in self._reference.stream(parse_fields(fields))]
         except EngineError as error:

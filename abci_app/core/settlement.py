@@ -252,7 +252,7 @@ def _judge(
 
 
 def _revealed(view: View, powers: Mapping[bytes, int]) -> Iterable[tuple[bytes, tuple[Score, ...]]]:
-    """Each node's scores, both in ascending order of ids. One who is no verifier any more
+    """Each node's scores, both in ascending order of ids. Who was no verifier when the epoch began
     weighs nothing."""
     by_node: dict[bytes, list[Score]] = {}
     start = len(b"reveals/")
