@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from abci_app.core.apphash import advance, app_hash
+from abci_app.core.chain import load_chain
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.genesis import genesis
 from abci_app.core.ordering import Waiting, is_ordered, order
-from abci_app.core.parameters import load_chain
 from abci_app.core.queries import Answer, Stores, answer, refusal
 from abci_app.core.state import Reader, View, Writes, unpack
 from abci_app.core.transactions import next_nonce

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from abci_app.application import Application
+from abci_app.core.chain import GenesisError
 from abci_app.core.chunks import FORMAT
 from abci_app.core.codes import MEANINGS, Code
 from abci_app.core.events import Event
-from abci_app.core.parameters import GenesisError
 from abci_app.core.queries import Answer
 from abci_app.core.transition import TransactionResult
 from abci_app.housekeeping import Housekeeping

@@ -25,8 +25,8 @@ from abci_app.config_file import (
     config_text,
     read_schedule,
 )
+from abci_app.core.chain import GenesisError
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import GenesisError
 from planetserve.errors import ConfigurationError
 
 CONFIG, GENESIS = Path("config/config.toml"), Path("config/genesis.json")
@@ -93,7 +93,7 @@ def make_genesis(
     founders: Sequence[FounderEntry] = (),
 ) -> str:
     """The genesis document as JSON. `genesis_time` is RFC 3339 in UTC; `params` name what
-    differs from `abci_app.core.parameters.Parameters`. Raises `ConfigurationError`."""
+    differs from `planetserve.scoring.parameters.Parameters`. Raises `ConfigurationError`."""
     if not 1 <= len(chain_id) <= 50:
         raise ConfigurationError("a chain id has 1 to 50 characters")
     app_state = {

@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
 
+from abci_app.core.chain import Chain
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context, Window, window_of
 from abci_app.core.epochs import check_duty
 from abci_app.core.ordering import Rank, Standing, due_kind, rank_of
-from abci_app.core.parameters import Chain
 from abci_app.core.state import Reader, View
 from abci_app.core.transactions import execute, next_nonce
 from abci_app.proposals import Candidate

@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 from abci_app.application import Application
 from abci_app.core.apphash import advance, app_hash
+from abci_app.core.chain import load_chain
 from abci_app.core.chunks import (
     FORMAT,
     MAX_CHUNK_BYTES,
@@ -22,7 +23,6 @@ from abci_app.core.chunks import (
     read_manifest,
     snapshot_hash,
 )
-from abci_app.core.parameters import load_chain
 from abci_app.core.upgrades import require_known
 from abci_app.crash import crash_point
 from abci_app.store import Head, Store

@@ -16,9 +16,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from abci_app.core.apphash import app_hash
+from abci_app.core.chain import GenesisError, load_chain
 from abci_app.core.chunks import read_chunk
 from abci_app.core.export import exported_state, exported_text, imported_state
-from abci_app.core.parameters import GenesisError, load_chain
 from abci_app.core.state import MapReader
 from abci_app.core.verifiers import all_verifiers
 from abci_app.home import (

@@ -12,12 +12,12 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
+from abci_app.core.chain import Chain, load_chain
 from abci_app.core.credentials import GENESIS_ENDORSER, Credential, put
 from abci_app.core.genesis import genesis
 from abci_app.core.nodes import Node, save_node
-from abci_app.core.parameters import Chain, Parameters, load_chain
 from abci_app.core.quotas import Quota, save_quota
-from abci_app.core.reputation import Reputation, save_reputation
+from abci_app.core.reputation import save_reputation
 from abci_app.core.routes import refresh_route
 from abci_app.core.state import EMPTY, View
 from abci_app.core.transition import Block, transition
@@ -27,6 +27,8 @@ from bench.ledger_transactions import CHAIN_ID, MODEL, make_cast, make_document
 from planetserve import vrf
 from planetserve.assignment import is_assigned, ticket_input
 from planetserve.keys import node_id
+from planetserve.scoring.parameters import Parameters
+from planetserve.scoring.reputation import Reputation
 from planetserve.statekeys import commit_key, reveal_key
 
 VERIFIERS = 100
@@ -95,7 +97,7 @@ def _measure(nodes: int) -> tuple[float, int]:
         # By chance nobody is drawn for a few nodes in ten thousand.
         if result.settlement is None or len(result.settlement.results) < 0.99 * nodes:
             raise RuntimeError("the block did not settle the nodes")
-        if any(item.credit_ppm is None for item in result.settlement.results[:1]):
+        if any(item.judgement.credit_ppm is None for item in result.settlement.results[:1]):
             raise RuntimeError("the scores decided nothing")
     return statistics.median(taken), reveals
 

@@ -8,12 +8,12 @@ Hashed with a node's id, the ticket says whether the prober is assigned that nod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from planetserve.encoding import encode
+from planetserve.fixedpoint import ONE_PPM
 
-ONE_PPM = 1_000_000
 DRAW_BITS = 64
 
 
@@ -83,20 +83,3 @@ def sample_ppm(probers_per_node: int, verifiers: int) -> int:
     if verifiers <= probers_per_node:
         return ONE_PPM
     return probers_per_node * ONE_PPM // verifiers
-
-
-def chance_ppm(reputation: Mapping[str, object], full_below_ppm: int, sampled_ppm: int) -> int:
-    """A node's chance of being assigned to any one prober, from its `reputation/` record.
-
-    Everyone judges a node that is not admitted, not trusted, of low reputation, or for which a
-    sample has raised the alarm: what is at stake then must not hang on who was drawn.
-    """
-    ppm = reputation["ppm"]
-    assert isinstance(ppm, int)
-    sampled = (
-        reputation["admitted"]
-        and reputation["trusted"]
-        and not reputation["alarm"]
-        and ppm >= full_below_ppm
-    )
-    return sampled_ppm if sampled else ONE_PPM

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import Counter
 
 from planetserve import vrf
-from planetserve.assignment import chance_ppm, is_assigned, ticket_input
+from planetserve.assignment import is_assigned, ticket_input
 from planetserve.errors import (
     ConfigurationError,
     NetworkNotFound,
@@ -26,6 +26,8 @@ from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.records import ChainStatus, NodeRecord, RouteSet
 from planetserve.rpc import RpcError
+from planetserve.scoring.judgement import chance_ppm
+from planetserve.scoring.reputation import reputation_from
 from planetserve.statekeys import credential_key, reputation_key
 from planetserve.transactions import (
     COMMIT,
@@ -192,14 +194,15 @@ class Prober:
         nodes: list[bytes] = []
         newcomers: list[bytes] = []
         for node in self._routes.nodes:
-            reputation = store.get(reputation_key(node.id))
-            if reputation is None or "model" not in node.roles:
+            record = store.get(reputation_key(node.id))
+            if record is None or "model" not in node.roles:
                 continue
             if not node.admitted(status.height):
                 continue
+            reputation = reputation_from(record)
             chance = chance_ppm(reputation, full_below_ppm, status.sample_ppm)
             if is_assigned(output, node.id, chance):
-                (nodes if reputation["admitted"] else newcomers).append(bytes(node.id))
+                (nodes if reputation.admitted else newcomers).append(bytes(node.id))
         self._rng.shuffle(nodes)
         return nodes + drawn_newcomers(status.seed, newcomers)
 

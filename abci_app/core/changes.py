@@ -36,15 +36,9 @@ from dataclasses import replace
 from typing import Any
 
 from abci_app.core import credentials, fields, lifecycle, models
+from abci_app.core.chain import load_chain
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.nodes import VERIFIER_ROLES, Node, load_node, save_node
-from abci_app.core.parameters import (
-    LIMITS,
-    GenesisError,
-    Parameters,
-    load_chain,
-    parameters_from,
-)
 from abci_app.core.state import Reader, View, load
 from abci_app.core.upgrades import Scheduled, cancel, schedule, scheduled
 from abci_app.core.verifiers import (
@@ -58,6 +52,12 @@ from abci_app.core.verifiers import (
     save_verifier,
 )
 from planetserve.keys import NODE_ID_BYTES, node_id
+from planetserve.scoring.parameters import (
+    LIMITS,
+    InvalidParameters,
+    Parameters,
+    parameters_from,
+)
 from planetserve.statekeys import PENDING_KEY, SUCCESSION, holder_key
 
 PARAMETER, JOIN, LEAVE, POWER = "parameter", "join", "leave", "power"
@@ -157,7 +157,7 @@ def _check_parameter(reader: Reader, parameters: Parameters, change: Change, aft
     pending = load(reader, PENDING_KEY) or {}
     try:
         parameters_from({**parameters.to_wire(), **pending, name: value})
-    except GenesisError:
+    except InvalidParameters:
         low, high = LIMITS[name]
         raise Rejected(
             Code.BAD_CHANGE, f"{name} is from {low} to {high} and must agree with the others"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abci_app.core.parameters import Chain, Epoch, Parameters
+from abci_app.core.chain import Chain, Epoch
 from planetserve.keys import NodeId, node_id
+from planetserve.scoring.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,12 @@ from abci_app.core import fields
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
 from abci_app.core.quotas import Quota, load_quota, save_quota
+from abci_app.core.reputation import load_reputation
 from abci_app.core.state import View, load
 from abci_app.core.verifiers import Verifier, require_verifier
 from planetserve import vrf
-from planetserve.assignment import chance_ppm, is_assigned, ticket_input
+from planetserve.assignment import is_assigned, ticket_input
+from planetserve.scoring.judgement import chance_ppm
 from planetserve.statekeys import commit_key, node_key, reputation_key, reveal_key
 from planetserve.transactions import COMMIT, score_commitment
 
@@ -98,7 +100,7 @@ def _ticket(context: Context, prober: Verifier, quota: Quota, proof: bytes) -> b
 
 def _is_drawn(view: View, context: Context, node: bytes, output: bytes) -> bool:
     """Whether a prober's ticket assigns the node to it."""
-    reputation = load(view, reputation_key(node))
+    reputation = load_reputation(view, node)
     if reputation is None:
         return True
     full_below_ppm = context.parameters.full_below_ppm

@@ -73,9 +73,9 @@ def settlement(done: Settlement) -> list[Event]:
             (
                 ("node", result.node.hex()),
                 ("epoch", str(result.epoch)),
-                ("reputation_ppm", str(result.update.reputation.ppm)),
-                ("status", result.status),
-                ("verdict", result.update.verdict),
+                ("reputation_ppm", str(result.after.ppm)),
+                ("status", result.after.status),
+                ("verdict", result.judgement.update.verdict),
             ),
         )
         for result in done.results

@@ -79,6 +79,7 @@ def submit(view: View, context: Context, data: Mapping[str, Any]) -> None:
         {
             "accused": accused,
             "breach": judgement.breach,
+            "epoch": context.epoch,
             "height": context.height,
             "key": key,
             "kind": kind,

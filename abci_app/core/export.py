@@ -15,8 +15,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from abci_app.core.chain import GenesisError
 from abci_app.core.imported import check_state
-from abci_app.core.parameters import GenesisError
 from planetserve.encoding import EncodingError, decode
 from planetserve.statekeys import STORES
 

@@ -21,19 +21,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from abci_app.core import fields
+from abci_app.core.chain import Chain, Epoch, GenesisError, save_chain
 from abci_app.core.codes import Rejected
 from abci_app.core.credentials import GENESIS_ENDORSER, Credential, put
 from abci_app.core.export import imported_state
 from abci_app.core.lifecycle import hold_keys
 from abci_app.core.models import MODEL_FIELDS, Model, model_from_data, save_model
 from abci_app.core.nodes import VERIFIER_ROLES, Node, save_node
-from abci_app.core.parameters import (
-    Chain,
-    Epoch,
-    GenesisError,
-    parameters_from,
-    save_chain,
-)
 from abci_app.core.routes import refresh_route
 from abci_app.core.state import EMPTY, View
 from abci_app.core.verifiers import (
@@ -45,6 +39,7 @@ from abci_app.core.verifiers import (
 )
 from planetserve.assignment import first_seed, sample_ppm
 from planetserve.keys import node_id
+from planetserve.scoring.parameters import InvalidParameters, parameters_from
 
 FIRST_VERSION = 1
 VERIFIER_KEYS = ("prober_key", "onion_key", "transport_key", "consensus_key")
@@ -69,7 +64,10 @@ def genesis(chain_id: str, app_state: bytes, initial_height: int = 1) -> dict[by
     params = document["params"]
     if not isinstance(params, dict):
         raise GenesisError("params is an object")
-    parameters = parameters_from(params)
+    try:
+        parameters = parameters_from(params)
+    except InvalidParameters as error:
+        raise GenesisError(str(error)) from None
     view = View(EMPTY)
     entries = _entries(document, "verifiers")
     if not entries:

@@ -28,9 +28,9 @@ from abci_app.core import fields
 from abci_app.core.changes import MOVES_POWER, Change, check_form, check_possible, make_change
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
-from abci_app.core.parameters import Parameters
 from abci_app.core.state import Reader, View, load
 from abci_app.core.verifiers import Verifier, all_verifiers, require_verifier
+from planetserve.scoring.parameters import Parameters
 from planetserve.statekeys import NEXT_PROPOSAL_KEY, OPEN_PROPOSALS_KEY, proposal_key
 
 FIRST_NUMBER = 1

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from abci_app.core.chain import Chain, GenesisError, load_chain
 from abci_app.core.changes import check_form
 from abci_app.core.codes import Rejected
 from abci_app.core.context import window_of
@@ -19,9 +20,7 @@ from abci_app.core.credentials import Credential, parse_rest
 from abci_app.core.governance import OPEN, Proposal
 from abci_app.core.models import Model
 from abci_app.core.nodes import node_from
-from abci_app.core.parameters import Chain, GenesisError, load_chain, parameters_from
 from abci_app.core.quotas import Quota
-from abci_app.core.reputation import reputation_from
 from abci_app.core.state import Reader, load, records
 from abci_app.core.transition import Block, transition
 from abci_app.core.upgrades import UpgradeNeeded, scheduled
@@ -29,6 +28,8 @@ from abci_app.core.verifiers import all_verifiers, verifier_from
 from planetserve.errors import PlanetServeError
 from planetserve.keys import NODE_ID_BYTES
 from planetserve.records import NodeRecord
+from planetserve.scoring.parameters import InvalidParameters, parameters_from
+from planetserve.scoring.reputation import reputation_from
 from planetserve.statekeys import (
     CANDIDATES_KEY,
     NEXT_PROPOSAL_KEY,
@@ -110,10 +111,13 @@ def _chain(reader: Reader, chain_id: str, initial_height: int) -> Chain:
         raise GenesisError(f"the records are of the chain {chain.chain_id!r}, not {chain_id!r}")
     if not verifiers:
         raise GenesisError("the records hold no verifier")
-    parameters_from(values)
     if not isinstance(pending, dict):
         raise GenesisError("pending parameters are a map")
-    parameters_from({**values, **pending})
+    try:
+        parameters_from(values)
+        parameters_from({**values, **pending})
+    except InvalidParameters as error:
+        raise GenesisError(str(error)) from None
     if not chain.epoch.start <= initial_height <= window_of_end(chain):
         raise GenesisError(
             f"block {initial_height} does not lie in the epoch that runs, "

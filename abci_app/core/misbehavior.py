@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from abci_app.core.changes import check_power, remove
 from abci_app.core.codes import Rejected
-from abci_app.core.parameters import Parameters
 from abci_app.core.state import View
 from abci_app.core.verifiers import Verifier, all_verifiers, save_verifier
+from planetserve.scoring.parameters import Parameters
 
 ADDRESS_BYTES = 20
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from abci_app.core.fixedpoint import ONE_PPM, clamp_ppm
-from abci_app.core.parameters import Parameters
 from abci_app.core.quotas import Quota
 from abci_app.core.verifiers import Verifier
+from planetserve.fixedpoint import ONE_PPM, clamp_ppm
+from planetserve.scoring.parameters import Parameters
 
 MIN_COMPARED = 3
 TRUST_AFTER_PENALTY_PPM = ONE_PPM // 2

@@ -12,14 +12,10 @@ from abci_app.core.context import Context
 from abci_app.core.credentials import GENESIS_ENDORSER, drop_all, has_live, load_credential
 from abci_app.core.models import load_model
 from abci_app.core.nodes import VERIFIER_ROLES, Node, load_node, require_node, save_node
-from abci_app.core.reputation import (
-    initial_reputation,
-    load_reputation,
-    save_reputation,
-    with_another_model,
-)
+from abci_app.core.reputation import load_reputation, save_reputation
 from abci_app.core.state import Reader, View
 from abci_app.core.verifiers import load_verifier
+from planetserve.scoring.reputation import initial_reputation, with_another_model
 from planetserve.statekeys import SUCCESSION, holder_key
 
 NODE_FIELDS = frozenset(

@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from abci_app.core import credentials, fields
+from abci_app.core.chain import Chain
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
 from abci_app.core.nodes import load_node, require_node, save_node
-from abci_app.core.parameters import Chain
-from abci_app.core.state import View, load, records
+from abci_app.core.reputation import load_reputation, save_reputation
+from abci_app.core.state import View, records
 from abci_app.core.verifiers import (
     REST_EPOCHS,
     delete_verifier,
@@ -27,6 +28,7 @@ from abci_app.core.verifiers import (
     save_verifier,
 )
 from planetserve.keys import node_id, verify
+from planetserve.scoring.reputation import rotated
 from planetserve.statekeys import (
     SUCCESSION,
     account_key,
@@ -87,21 +89,21 @@ def _move(view: View, old: bytes, new_key: bytes, chain: Chain) -> bool:
     for kind, key in node.held_keys:
         view.save(holder_key(kind, key), bytes(new))
     # Nobody starts again under a key that was given up, also not who may have stolen it.
-    for former in (old, *(identifier for identifier, _ in node.former)):
-        view.save(holder_key(SUCCESSION, former), bytes(new))
+    for given_up in (old, *(identifier for identifier, _ in node.former)):
+        view.save(holder_key(SUCCESSION, given_up), bytes(new))
     credentials.drop_all(view, new)  # somebody's for a key that was not a node yet
     for role, endorser, credential in credentials.credentials_of(view, old):
         credentials.drop(view, old, role, endorser)
         credentials.put(view, new, role, endorser, credential)
-    reputation = load(view, reputation_key(old))
+    reputation = load_reputation(view, old)
     if reputation is not None:
-        alarm = max(reputation["alarm"], chain.parameters.alarm_epochs)
-        view.save(reputation_key(new), {**reputation, "alarm": alarm})
+        save_reputation(view, new, rotated(reputation, chain.parameters))
     for key in (node_key(old), reputation_key(old), route_key(old)):
         view.delete(key)
     verifier = load_verifier(view, old)
     if verifier is not None:
         delete_verifier(view, old)
-        rotated = replace(verifier, key=new_key, former=(*verifier.former, old))
-        save_verifier(view, replace(rotated, benched=epoch + REST_EPOCHS))
+        former = (*verifier.former, old)
+        rests = epoch + REST_EPOCHS
+        save_verifier(view, replace(verifier, key=new_key, former=former, benched=rests))
     return True

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from abci_app.core import lifecycle
 from abci_app.core.credentials import Admission, Credential, admission, credentials_of, expire
 from abci_app.core.nodes import VERIFIER_ROLES, Node, load_node
-from abci_app.core.parameters import Parameters
-from abci_app.core.reputation import Reputation, load_reputation
+from abci_app.core.reputation import load_reputation
 from abci_app.core.state import View, load, records
 from abci_app.core.verifiers import load_verifier
 from planetserve.keys import NODE_ID_BYTES
-from planetserve.records import CANDIDATE, RETIRED, REVOKED, TRUSTED, UNTRUSTED, NodeRecord
+from planetserve.records import CANDIDATE, RETIRED, REVOKED, TRUSTED, NodeRecord
+from planetserve.scoring.parameters import Parameters
+from planetserve.scoring.reputation import Reputation
 from planetserve.statekeys import expiries_prefix, expiry_key, route_key, waiting_key
 
 NEVER = (1 << 53) - 1
@@ -28,13 +29,6 @@ PER_NODE = ("credentials", "nodes", "reputation", "verifiers")
 
 Held = Mapping[str, Sequence[Credential]]
 """A node's credentials by role."""
-
-
-def standing(reputation: Reputation) -> str:
-    """A model node's status as far as its conduct goes."""
-    if not reputation.admitted:
-        return CANDIDATE
-    return TRUSTED if reputation.trusted else UNTRUSTED
 
 
 def node_record(
@@ -63,7 +57,7 @@ def node_record(
     elif not all(item.live for item in admissions):
         status = CANDIDATE
     else:
-        status = TRUSTED if scored is None else standing(scored)
+        status = TRUSTED if scored is None else scored.status
     return NodeRecord(
         id=node.id,
         key=node.key,
@@ -136,7 +130,7 @@ def reputation_changed(
 ) -> None:
     """What `refresh_route` would do after a settlement, in less time: mostly R alone changes."""
     route = load(view, route_key(node))
-    if route is None or standing(before) != standing(after):
+    if route is None or before.status != after.status:
         refresh_route(view, node, height)
     elif route["reputation_ppm"] is not None and before.ppm != after.ppm:
         view.save_ordered(route_key(node), {**route, "reputation_ppm": after.ppm})

@@ -1,37 +1,35 @@
-"""Settlement: in an epoch's last block its reveals become reputations.
+"""Settlement: in an epoch's last block its reveals become reputations, by `planetserve.scoring`.
 
-The credit C of a node is the power-weighted median of its revealed scores, when the probers that
-revealed hold the quorum of the power that was to judge it: with less than a third of all power
-lying, the median lies among honest scores. With less than the quorum, it takes more than half of
-all that power on one side of R to move R; otherwise liars who stay silent could keep a cheat in
-trust wherever an honest prober is missing. Everything that led to a reputation is kept in the
-epoch's result for the node.
+Everything that led to a reputation is kept in the epoch's result for the node, so that a reader
+can apply the rule again: the reputation before, the scores, and the reputation after.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from abci_app.core import reputation as rules
+from abci_app.core.chain import Chain
 from abci_app.core.context import window_of
-from abci_app.core.fixedpoint import ONE_PPM
-from abci_app.core.parameters import Chain, Parameters
 from abci_app.core.penalties import Conduct, conduct_of, penalised
 from abci_app.core.quotas import Quota
-from abci_app.core.reputation import Reputation, Update, load_reputation, save_reputation
-from abci_app.core.routes import reputation_changed, standing
+from abci_app.core.reputation import load_reputation, save_reputation
+from abci_app.core.routes import reputation_changed
 from abci_app.core.state import View, records, unpack
 from abci_app.core.verifiers import Verifier, all_verifiers, save_verifier
 from planetserve import vrf
-from planetserve.assignment import chance_ppm, contributor_of, next_seed
+from planetserve.assignment import contributor_of, next_seed
+from planetserve.fixedpoint import ONE_PPM
 from planetserve.keys import NODE_ID_BYTES
+from planetserve.scoring.credit import Score
+from planetserve.scoring.judgement import Judgement, judge_epoch
+from planetserve.scoring.parameters import Parameters
+from planetserve.scoring.reputation import Reputation
 from planetserve.statekeys import epoch_key, result_key
 
-SAMPLE_QUORUM_PPM = ONE_PPM // 2
 MAX_DROPPED_EPOCHS = 4
 """Of history, in one block."""
 CLEARED = ("commits", "quotas", "reveals")
@@ -39,56 +37,36 @@ CLEARED = ("commits", "quotas", "reveals")
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """One prober's reveal, with the power that weighs it."""
-
-    prober: bytes
-    power: int
-    score_ppm: int
-    samples: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
-    """What an epoch did to a node and from which evidence; `credit_ppm` is None without quorum.
-
-    `chance_ppm` is the share of the probers that was to judge the node; `previous` names the
-    node id and epoch of the result before, so that the history can be followed.
-    """
+    """What an epoch did to a node and from which evidence. `before` and `after` are its
+    reputations as they are kept: `after.last` names this result and `before.last` the one before
+    it, so that the history can be followed."""
 
     node: bytes
     epoch: int
     height: int
     scores: tuple[Score, ...]
     total_power: int
-    chance_ppm: int
-    credit_ppm: int | None
     before: Reputation
-    update: Update
-    status: str
+    judgement: Judgement
+    after: Reputation
 
     def to_wire(self) -> dict[str, Any]:
         """Keys in ascending order; a score is [prober, power, score, samples, digest]."""
-        before, after = self.before, self.update.reputation
+        judgement = self.judgement
         return {
-            "abnormal": self.update.abnormal,
-            "after_ppm": after.ppm,
-            "before_ppm": before.ppm,
-            "chance_ppm": self.chance_ppm,
-            "credit_ppm": self.credit_ppm,
-            "cusum_after_ppm": after.cusum_ppm,
-            "cusum_before_ppm": before.cusum_ppm,
+            "abnormal": judgement.update.abnormal,
+            "after": self.after.to_wire(),
+            "before": self.before.to_wire(),
+            "chance_ppm": judgement.chance_ppm,
+            "credit_ppm": judgement.credit_ppm,
             "epoch": self.epoch,
             "height": self.height,
             "node": self.node,
-            "previous": None if before.last is None else list(before.last),
-            "reason": self.update.reason,
+            "reason": judgement.update.reason,
             "scores": [[s.prober, s.power, s.score_ppm, s.samples, s.digest] for s in self.scores],
-            "status": self.status,
-            "streak": after.streak,
             "total_power": self.total_power,
-            "verdict": self.update.verdict,
+            "verdict": judgement.update.verdict,
         }
 
 
@@ -104,60 +82,6 @@ class Settlement:
     next_seed: bytes
 
 
-def weighted_median(scores: Iterable[tuple[int, int]]) -> int:
-    """The lowest score at which half of the weight is reached, of (score, weight) pairs."""
-    ordered = sorted(scores)
-    half = sum(weight for _, weight in ordered)
-    reached = 0
-    for score, weight in ordered:
-        reached += weight
-        if 2 * reached >= half:
-            return score
-    raise ValueError("a median needs at least one score")
-
-
-def agreed_credit(
-    scores: Sequence[Score], total_power: int, chance: int, held_ppm: int, parameters: Parameters
-) -> int | None:
-    """The credit of a node whose reputation is `held_ppm`, None when its scores decide nothing.
-
-    With the quorum of the power that was to judge it is their median. Without, it is what the
-    median would be if all of the missing spoke for `held_ppm`, or None where they would decide.
-    A sample is held to its expected size, of which half is enough: the draw varies, and a sample
-    can only speak for a node.
-    """
-    due = total_power * chance
-    quorum_ppm = parameters.quorum_ppm if chance == ONE_PPM else SAMPLE_QUORUM_PPM
-    revealed = sum(score.power for score in scores)
-    if not revealed:
-        return None
-    if revealed * ONE_PPM * ONE_PPM >= quorum_ppm * due:
-        return weighted_median((score.score_ppm, score.power) for score in scores)
-    ordered = sorted((score.score_ppm, score.power) for score in scores)
-    highest = _at_half(ordered, due)
-    if highest is not None and highest < held_ppm:
-        return highest
-    lowest = _at_half(ordered[::-1], due)
-    return lowest if lowest is not None and lowest > held_ppm else None
-
-
-def is_alarming(scores: Iterable[Score], parameters: Parameters) -> bool:
-    """Whether the median of a sample calls for everyone's judgement. However small the sample:
-    an alarm costs a good node nothing."""
-    credit = weighted_median((score.score_ppm, score.power) for score in scores)
-    return credit < rules.alarm_below_ppm(parameters)
-
-
-def _at_half(ordered: Iterable[tuple[int, int]], due: int) -> int | None:
-    """The score with which more than half of `due`, in millionths of power, is reached."""
-    reached = 0
-    for score, power in ordered:
-        reached += power
-        if 2 * reached * ONE_PPM > due:
-            return score
-    return None
-
-
 def is_settled_by(height: int, chain: Chain) -> bool:
     """Whether the block at `height` is the last of the running epoch."""
     return height >= window_of(chain.epoch, chain.parameters).end - 1
@@ -166,7 +90,7 @@ def is_settled_by(height: int, chain: Chain) -> bool:
 def settle(view: View, height: int, chain: Chain, *, may_move_power: bool = True) -> Settlement:
     """Settle the running epoch, which `height` ends; `may_move_power` as in
     `abci_app.core.penalties.penalised`."""
-    epoch, parameters = chain.epoch.number, chain.parameters
+    epoch, sample_ppm, parameters = chain.epoch.number, chain.epoch.sample_ppm, chain.parameters
     powers = dict(chain.epoch.powers)
     total_power = sum(powers.values())
     compared: defaultdict[bytes, int] = defaultdict(int)
@@ -176,8 +100,9 @@ def settle(view: View, height: int, chain: Chain, *, may_move_power: bool = True
         before = load_reputation(view, node)
         if before is None:
             continue
-        result = _judge(node, scores, height, total_power, before, chain)
-        after = replace(result.update.reputation, last=(node, epoch))
+        judgement = judge_epoch(before, scores, total_power, sample_ppm, parameters)
+        after = replace(judgement.update.reputation, last=(node, epoch))
+        result = Result(node, epoch, height, scores, total_power, before, judgement, after)
         save_reputation(view, node, after)
         reputation_changed(view, node, before, after, height)
         view.save_ordered(result_key(epoch, node), result.to_wire())
@@ -209,8 +134,9 @@ def _compared(result: Result, parameters: Parameters) -> list[tuple[Score, bool]
     node that is not in good standing, or that most probers did not find alike: it may answer some
     of them badly on purpose.
     """
-    before, credit = result.before, result.credit_ppm
-    if credit is None or result.chance_ppm < ONE_PPM or not (before.admitted and before.trusted):
+    before, credit = result.before, result.judgement.credit_ppm
+    sampled = result.judgement.chance_ppm < ONE_PPM
+    if credit is None or sampled or not (before.admitted and before.trusted):
         return []
     judged = [
         (score, abs(score.score_ppm - credit) > parameters.distance_ppm) for score in result.scores
@@ -218,37 +144,6 @@ def _compared(result: Result, parameters: Parameters) -> list[tuple[Score, bool]
     total = sum(score.power for score, _ in judged)
     near = sum(score.power for score, far in judged if not far)
     return judged if 3 * near >= 2 * total else []
-
-
-def _judge(
-    node: bytes,
-    scores: tuple[Score, ...],
-    height: int,
-    total_power: int,
-    before: Reputation,
-    chain: Chain,
-) -> Result:
-    parameters = chain.parameters
-    chance = chance_ppm(before.to_wire(), parameters.full_below_ppm, chain.epoch.sample_ppm)
-    credit = agreed_credit(scores, total_power, chance, before.ppm, parameters)
-    if chance < ONE_PPM and is_alarming(scores, parameters):
-        update = rules.alarmed(before, parameters)
-    elif credit is None:
-        update = rules.kept(before, parameters)
-    else:
-        update = rules.updated(before, credit, parameters)
-    return Result(
-        node=node,
-        epoch=chain.epoch.number,
-        height=height,
-        scores=scores,
-        total_power=total_power,
-        chance_ppm=chance,
-        credit_ppm=credit,
-        before=before,
-        update=update,
-        status=standing(update.reputation),
-    )
 
 
 def _revealed(view: View, powers: Mapping[bytes, int]) -> Iterable[tuple[bytes, tuple[Score, ...]]]:

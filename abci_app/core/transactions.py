@@ -14,9 +14,9 @@ from abci_app.core import (
     registration,
     rotation,
 )
+from abci_app.core.chain import Chain
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context
-from abci_app.core.parameters import Chain
 from abci_app.core.state import Reader, View, load
 from planetserve.encoding import EncodingError
 from planetserve.keys import NodeId, node_id

@@ -17,17 +17,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from abci_app.core import events
-from abci_app.core.codes import Code, Rejected
-from abci_app.core.events import Event
-from abci_app.core.governance import moves_power, tally
-from abci_app.core.misbehavior import punish
-from abci_app.core.parameters import (
+from abci_app.core.chain import (
     Chain,
     Epoch,
     load_chain,
     parameters_of_next_epoch,
     save_chain,
 )
+from abci_app.core.codes import Code, Rejected
+from abci_app.core.events import Event
+from abci_app.core.governance import moves_power, tally
+from abci_app.core.misbehavior import punish
 from abci_app.core.rotation import apply_rotations
 from abci_app.core.routes import pass_expiries, refresh_route, refresh_touched
 from abci_app.core.settlement import CLEARED, Settlement, is_settled_by, settle

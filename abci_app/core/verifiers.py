@@ -10,8 +10,8 @@ from typing import Any
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 from abci_app.core.codes import Code, Rejected
-from abci_app.core.fixedpoint import ONE_PPM
 from abci_app.core.state import Reader, View, records, unpack
+from planetserve.fixedpoint import ONE_PPM
 from planetserve.keys import NodeId, node_id
 from planetserve.statekeys import verifier_key
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-ONE_PPM = 1_000_000
+from planetserve.fixedpoint import ONE_PPM
+
 SHORT_ID = 12
 
 

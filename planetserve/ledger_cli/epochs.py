@@ -215,12 +215,17 @@ def _show_running(found: Running, *, as_json: bool) -> None:
 
 def _show_settled(found: Settled, *, as_json: bool) -> None:
     from planetserve.ledger_cli.lookup import name_in
+    from planetserve.scoring.reputation import reputation_from
 
     record = found.record
     if as_json:
         fields = ("prober", "power", "score_ppm", "samples", "digest")
         results = [
-            {**item, "scores": [dict(zip(fields, s, strict=True)) for s in item["scores"]]}
+            {
+                **item,
+                "scores": [dict(zip(fields, s, strict=True)) for s in item["scores"]],
+                "status": reputation_from(item["after"]).status,
+            }
             for item in found.results
         ]
         show_json(
@@ -263,8 +268,8 @@ def _show_settled(found: Settled, *, as_json: bool) -> None:
         [
             found.names.get(item["node"]) or short(item["node"]),
             share(item["credit_ppm"]),
-            f"{share(item['before_ppm'])} -> {share(item['after_ppm'])}",
-            item["status"],
+            f"{share(item['before']['ppm'])} -> {share(item['after']['ppm'])}",
+            reputation_from(item["after"]).status,
             item["verdict"] or item["reason"],
         ]
         for item in found.results

@@ -1,33 +1,29 @@
-"""A node's settled epochs, recomputed from the evidence that the ledger keeps with them."""
+"""A node's settled epochs, each held against the rule and against the one before it.
+
+A result holds the reputation before it, the scores and the reputation after it, so that the rule
+(`planetserve.scoring`) gives the last from the others. Between two results only evidence, a
+rotation of the key and another model change a reputation. The ledger records the first two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from planetserve.assignment import ONE_PPM, chance_ppm
-from planetserve.ledger_cli.display import decimal
-from planetserve.ledger_cli.rule import (
-    ADMITTED,
-    Outcome,
-    Parameters,
-    Score,
-    Standing,
-    convicted,
-    credit_of,
-    rotated,
-    settle,
-    with_another_model,
-)
-from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED
+from planetserve.ledger_cli.differences import Differences
+from planetserve.ledger_cli.display import short
+from planetserve.ledger_cli.life import ROTATION, SETTLEMENT, Conviction, Event, Life, Moment
+from planetserve.scoring.credit import Score
+from planetserve.scoring.judgement import judge_epoch
+from planetserve.scoring.parameters import Parameters
+from planetserve.scoring.reputation import Reputation, reputation_from, with_another_model
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """One result as the ledger recorded it, with its epoch's parameters, the share of the probers
-    that judged nodes in good standing, and the heights of the epoch."""
+    that judged nodes in good standing, all power of that epoch and its first height."""
 
     node: bytes
     epoch: int
@@ -36,16 +32,11 @@ class Settled:
     total_power: int
     chance_ppm: int
     credit_ppm: int | None
-    before_ppm: int
-    after_ppm: int
-    cusum_before_ppm: int
-    cusum_after_ppm: int
+    before: Reputation
+    after: Reputation
     abnormal: int
-    streak: int
-    status: str
     reason: str
     verdict: str
-    previous: tuple[bytes, int] | None
     parameters: Parameters
     sample_ppm: int
     epoch_power: int
@@ -53,315 +44,165 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Conviction:
-    """Evidence that took a node's reputation at `height`."""
+class Arrival:
+    """How a node came from one result to the beginning of the next, or to where it is now:
+    `convictions` on the way, and whether it serves another model since. `known` is false where
+    what it came from, or the rules of that time, are dropped; nothing is compared then."""
 
-    height: int
-    breach: str
-    reporter: bytes
+    convictions: tuple[Conviction, ...]
+    other_model: bool
+    known: bool
+    differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A result beside what the rule makes of its evidence. `differences` say where they part;
-    `since_before` are convictions since the epoch before, and `other_model` is whether the node
-    has changed what it serves since then. `complete` is false for the oldest result that is
-    known: what it built on is not there, so its standing is as recorded."""
+    """A result beside the reputation `after` it that the rule makes of its evidence; `differences`
+    say where they part, those of its `arrival` first."""
 
     settled: Settled
-    before: Standing
-    outcome: Outcome
-    since_before: tuple[Conviction, ...]
-    other_model: bool
-    complete: bool
+    arrival: Arrival
+    after: Reputation
     differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Results in ascending order of epochs; `now` is the standing after them, `since_last` and
-    `other_model` as in `Explained`."""
+    """Results in ascending order of epochs, and how the node came from the last to where it is
+    `now`."""
 
     epochs: tuple[Explained, ...]
-    now: Standing | None
-    since_last: tuple[Conviction, ...]
-    other_model: bool
-    differences: tuple[str, ...]
+    now: Arrival
 
     @property
-    def all_differences(self) -> tuple[str, ...]:
-        return (*(line for item in self.epochs for line in item.differences), *self.differences)
+    def differences(self) -> tuple[str, ...]:
+        return (*(line for item in self.epochs for line in item.differences), *self.now.differences)
 
 
 def settled_from(record: Mapping[str, Any], summary: Mapping[str, Any]) -> Settled:
     """Of a `results/` record and its epoch's `epochs/` record. Raises `KeyError`, `TypeError` or
     `ValueError` for records of another form."""
-    previous = record["previous"]
     return Settled(
-        **{name: record[name] for name in RESULT_FIELDS},
+        node=record["node"],
+        epoch=record["epoch"],
+        height=record["height"],
         scores=tuple(Score(*score) for score in record["scores"]),
-        previous=None if previous is None else (bytes(previous[0]), int(previous[1])),
-        parameters=summary["params"],
+        total_power=record["total_power"],
+        chance_ppm=record["chance_ppm"],
+        credit_ppm=record["credit_ppm"],
+        before=reputation_from(record["before"]),
+        after=reputation_from(record["after"]),
+        abnormal=record["abnormal"],
+        reason=record["reason"],
+        verdict=record["verdict"],
+        parameters=parameters_in(summary["params"]),
         sample_ppm=summary["sample_ppm"],
         epoch_power=summary["total_power"],
         start=summary["start"],
     )
 
 
-RESULT_FIELDS = (
-    "node",
-    "epoch",
-    "height",
-    "total_power",
-    "chance_ppm",
-    "credit_ppm",
-    "before_ppm",
-    "after_ppm",
-    "cusum_before_ppm",
-    "cusum_after_ppm",
-    "abnormal",
-    "streak",
-    "status",
-    "reason",
-    "verdict",
-)
+def parameters_in(record: Mapping[str, Any]) -> Parameters:
+    """Those that this program knows; newer rules may have more."""
+    return Parameters(**{item.name: int(record[item.name]) for item in fields(Parameters)})
 
 
 def explain(
-    results: Sequence[Settled],
-    convictions: Iterable[Conviction],
-    node: bytes,
-    reputation: Mapping[str, Any],
-    parameters: Parameters,
-    height: int,
+    results: Sequence[Settled], life: Life, reputation: Reputation | None, *, judge: bool = True
 ) -> Explanation:
-    """Replay `results`, in ascending order of epochs, up to the `reputation/` record that `node`
-    has at `height` under the `parameters` of that time. `convictions` are those of its ids.
-
-    What the first result built on is not recorded. Of the standings that it may have come from,
-    the one that explains most is taken.
+    """Follow `results`, linked and in ascending order of epochs, to the `reputation` that the node
+    has now. Without `judge` nothing is compared: the chain follows other rules than this program.
     """
-    known = sorted(
-        (conviction for conviction in convictions if conviction.height <= height),
-        key=lambda conviction: conviction.height,
-    )
-    # A node that was forgotten and came back begins anew; evidence of its past is still kept.
-    known = known[max(0, len(known) - reputation["convictions"]) :]
-    if not results:
-        return Explanation((), None, tuple(known), other_model=False, differences=())
-    history = _History(results, known, node, reputation, parameters)
-    attempts = [_replay(start, history) for start in _beginnings(results[0])]
-    return min(attempts, key=lambda attempt: len(attempt.all_differences))
+    explained = []
+    former: Settled | None = None
+    for settled in results:
+        arrival = _arrival(former, settled.before, (settled.epoch, SETTLEMENT), life)
+        explained.append(_explained(settled, arrival, life))
+        former = settled
+    now = Arrival((), other_model=False, known=False, differences=())
+    if reputation is not None:
+        now = _arrival(former, reputation, None, life)
+    if not judge:
+        explained = [replace(item, differences=()) for item in explained]
+        now = replace(now, differences=())
+    return Explanation(tuple(explained), now)
 
 
-@dataclass(frozen=True, slots=True)
-class _History:
-    """The arguments of `explain`, in order; `convictions` are those of the node's present life."""
-
-    results: Sequence[Settled]
-    convictions: Sequence[Conviction]
-    node: bytes
-    reputation: Mapping[str, Any]
-    parameters: Parameters
-
-    def convictions_in(self, after: int, upto: int | None = None) -> tuple[Conviction, ...]:
-        return tuple(
-            item
-            for item in self.convictions
-            if item.height > after and (upto is None or item.height <= upto)
-        )
-
-
-def _beginnings(first: Settled) -> list[Standing]:
-    founder = first.status != CANDIDATE and first.verdict != ADMITTED
-    start = Standing(
-        ppm=first.before_ppm,
-        window_ppm=(),
-        whole=first.previous is None,
-        cusum_ppm=first.cusum_before_ppm,
-        admitted=founder,
-        trusted=True,
-        streak=0,
-        alarm=0 if first.previous is None else None,
-    )
-    # A node that rotates its key before its first result begins under alarm; and a candidate's
-    # status does not say whether evidence has already put it on probation.
-    other = replace(start, alarm=None) if start.whole else replace(start, trusted=False)
-    return [start, replace(start, admitted=not founder), other]
+def _arrival(
+    former: Settled | None, target: Reputation, moment: Moment | None, life: Life
+) -> Arrival:
+    """From `former` to `target`, which the node had at `moment`, None for now."""
+    lacking = former is None and target.last is not None
+    left = None if former is None else (former.epoch, SETTLEMENT)
+    if lacking and moment is not None:
+        left = (moment[0] - 1, ROTATION)
+    events = life.between(left, moment)
+    convictions = tuple(event for event in events if isinstance(event, Conviction))
+    if lacking or any(event.epoch not in life.parameters for event in events):
+        return Arrival(convictions, other_model=False, known=False, differences=())
+    starts = _beginnings(target, events) if former is None else [(former.after, events)]
+    ways = [way for start, passed in starts for way in _ways(start, passed, life)]
+    found = []
+    for came_to, other_model in ways:
+        differences = Differences(None if moment is None else moment[0])
+        differences.reputation(came_to, target, "" if moment is None else " before")
+        found.append((differences.lines, other_model))
+    lines, other_model = min(found, key=lambda item: len(item[0]))
+    return Arrival(convictions, other_model, known=True, differences=lines)
 
 
-def _replay(start: Standing, history: _History) -> Explanation:
-    first, last = history.results[0], history.results[-1]
-    reached = 0 if start.whole else first.height
-    convictions = history.reputation["convictions"] - len(history.convictions_in(reached))
-    standing = replace(start, convictions=convictions)
-    explained = [_first(first, standing, history)]
-    for former, settled in pairwise(history.results):
-        since = history.convictions_in(former.height, settled.height)
-        rotates = former.node != settled.node
-        agreed = _agreed(former.parameters, settled.parameters)
-        ways = [
-            _explained(settled, moved, since, other_model=other_model, complete=True)
-            for moved, other_model in _ways(
-                _as_recorded(explained[-1]),
-                [agreed if item.height < settled.start else settled.parameters for item in since],
-                settled.cusum_before_ppm,
-                agreed,
-                rotates=rotates,
-            )
-        ]
-        explained.append(min(ways, key=lambda way: len(way.differences)))
-    since = history.convictions_in(last.height)
-    agreed = _agreed(last.parameters, history.parameters)
-    endings = [
-        (moved, other_model, _differs_now(moved, history.reputation))
-        for moved, other_model in _ways(
-            _as_recorded(explained[-1]),
-            [agreed] * len(since),
-            history.reputation["cusum_ppm"],
-            agreed,
-            rotates=last.node != history.node,
-        )
-    ]
-    now, other_model, differences = min(endings, key=lambda ending: len(ending[2]))
-    return Explanation(tuple(explained), now, since, other_model, differences)
-
-
-def _first(first: Settled, start: Standing, history: _History) -> Explained:
-    if not start.whole:
-        since = history.convictions_in(first.start - 1, first.height)
-        return _explained(first, start, since, other_model=False, complete=False)
-    since = history.convictions_in(0, first.height)
-    known = [None if item.height < first.start else first.parameters for item in since]
-    ways = [
-        _explained(first, moved, since, other_model=other_model, complete=True)
-        for moved, other_model in _ways(start, known, first.cusum_before_ppm, None, rotates=False)
-    ]
-    return min(ways, key=lambda way: len(way.differences))
+def _beginnings(
+    target: Reputation, events: Sequence[Event]
+) -> Iterator[tuple[Reputation, Sequence[Event]]]:
+    """What a reputation may have begun with, and what has happened since. The ledger does not
+    record with which R, whether genesis vouched for the node, nor whether it rotated its key
+    before anyone scored it."""
+    for admitted in (False, True):
+        start = Reputation(target.ppm, admitted=admitted)
+        for place, event in enumerate(events):
+            yield start, events[place:]
+            if isinstance(event, Conviction):
+                break
+        else:
+            yield start, ()
 
 
 def _ways(
-    before: Standing,
-    convictions: Sequence[Parameters | None],
-    recorded_cusum_ppm: int,
-    agreed: Parameters | None,
-    *,
-    rotates: bool,
-) -> list[tuple[Standing, bool]]:
-    """What may have become of a standing between two results, and whether the node then serves
-    another model, which no record of an epoch says. `convictions` are given by the parameters of
-    their epochs, and `agreed` are those of both results."""
+    start: Reputation, events: Sequence[Event], life: Life
+) -> Iterator[tuple[Reputation, bool]]:
+    """What `events` make of a reputation, and whether the node serves another model since, which
+    no record of an epoch says. Evidence after that hides half of it."""
 
-    def moved(standing: Standing) -> Standing:
-        for parameters in convictions:
-            standing = convicted(standing, parameters, recorded_cusum_ppm)
-        return rotated(standing, agreed) if rotates else standing
+    def passed(reputation: Reputation) -> Reputation:
+        for event in events:
+            reputation = event.applied(reputation, life.parameters[event.epoch])
+        return reputation
 
-    ways = [(moved(before), False), (with_another_model(moved(before)), True)]
-    if convictions:
-        ways.append((moved(with_another_model(before)), True))
-    return ways
+    yield passed(start), False
+    yield with_another_model(passed(start)), True
+    yield passed(with_another_model(start)), True
 
 
-def _agreed(first: Parameters, second: Parameters) -> Parameters | None:
-    """The parameters of a time between two epochs, None where a vote may have changed them."""
-    same = all(first[name] == second[name] for name in ("alarm_epochs", "cusum_limit_ppm"))
-    return first if same else None
-
-
-def _explained(
-    settled: Settled,
-    before: Standing,
-    since: tuple[Conviction, ...],
-    *,
-    other_model: bool,
-    complete: bool,
-) -> Explained:
-    parameters = settled.parameters
-    differences = _Differences(settled.epoch)
-    differences.ppm("R before", before.ppm, settled.before_ppm)
-    differences.ppm("CUSUM before", before.cusum_ppm, settled.cusum_before_ppm)
-    before = replace(before, ppm=settled.before_ppm, cusum_ppm=settled.cusum_before_ppm)
+def _explained(settled: Settled, arrival: Arrival, life: Life) -> Explained:
+    differences = Differences(settled.epoch)
+    differences.text("the node", short(life.id_in(settled.epoch)), short(settled.node))
     probers = [score.prober for score in settled.scores]
     if len(set(probers)) != len(probers):
         differences.add("one prober's score counts twice")
     differences.value("all power", settled.epoch_power, settled.total_power)
-    chance = settled.chance_ppm
-    if before.alarm is None and chance < ONE_PPM:
-        before = replace(before, alarm=0)
-    if complete and before.alarm is not None:
-        differences.ppm("the share of probers", _chance(before, settled), chance)
-    credit = credit_of(settled.scores, settled.total_power, chance, before.ppm, parameters)
-    differences.ppm("C", credit, settled.credit_ppm)
-    outcome = settle(before, settled.scores, credit, chance, parameters, settled.abnormal)
-    after = outcome.after
-    differences.ppm("R", after.ppm, settled.after_ppm)
-    differences.text("the reason", outcome.reason, settled.reason)
-    if outcome.abnormal is not None:
-        differences.value("abnormal epochs", outcome.abnormal, settled.abnormal)
-    if complete:
-        differences.ppm("CUSUM", after.cusum_ppm, settled.cusum_after_ppm)
-        differences.value("good epochs in a row", after.streak, settled.streak)
-        differences.text("the status", after.status, settled.status)
-        differences.text("the verdict", outcome.verdict, settled.verdict)
-    return Explained(settled, before, outcome, since, other_model, complete, differences.lines)
-
-
-def _chance(before: Standing, settled: Settled) -> int:
-    standing = {name: getattr(before, name) for name in ("ppm", "admitted", "trusted", "alarm")}
-    return chance_ppm(standing, settled.parameters["full_below_ppm"], settled.sample_ppm)
-
-
-def _as_recorded(item: Explained) -> Standing:
-    """Where the next epoch goes on: with what the ledger recorded, so that one difference is not
-    told again for every epoch after it."""
-    settled, after = item.settled, item.outcome.after
-    standing = replace(
-        after,
-        ppm=settled.after_ppm,
-        cusum_ppm=settled.cusum_after_ppm,
-        streak=settled.streak,
-        admitted=settled.status != CANDIDATE,
+    judgement = judge_epoch(
+        settled.before,
+        settled.scores,
+        settled.total_power,
+        settled.sample_ppm,
+        settled.parameters,
     )
-    if settled.status in (TRUSTED, UNTRUSTED):
-        standing = replace(standing, trusted=settled.status == TRUSTED)
-    return standing
-
-
-def _differs_now(now: Standing, reputation: Mapping[str, Any]) -> tuple[str, ...]:
-    differences = _Differences(None)
-    differences.ppm("R", now.ppm, reputation["ppm"])
-    differences.ppm("CUSUM", now.cusum_ppm, reputation["cusum_ppm"])
-    differences.value("good epochs in a row", now.streak, reputation["streak"])
-    differences.value("admitted", now.admitted, reputation["admitted"])
-    differences.value("trusted", now.trusted, reputation["trusted"])
-    if now.alarm is not None:
-        differences.value("epochs under alarm", now.alarm, reputation["alarm"])
-    differences.value("convictions", now.convictions, reputation["convictions"])
-    if now.whole:
-        window = " ".join(decimal(credit) for credit in now.window_ppm)
-        recorded = " ".join(decimal(credit) for credit in reputation["window_ppm"])
-        differences.text("the window", window, recorded)
-    return differences.lines
-
-
-class _Differences:
-    """Collects where rule and record part, in words."""
-
-    def __init__(self, epoch: int | None) -> None:
-        self._place = "now" if epoch is None else f"epoch {epoch}"
-        self.lines: tuple[str, ...] = ()
-
-    def add(self, line: str) -> None:
-        self.lines = (*self.lines, f"{self._place}: {line}")
-
-    def text(self, what: str, computed: str, recorded: str) -> None:
-        if computed != recorded:
-            self.add(f"{what} comes to {computed!r} by the rule, and the ledger has {recorded!r}")
-
-    def value(self, what: str, computed: int, recorded: int) -> None:
-        self.text(what, str(computed), str(recorded))
-
-    def ppm(self, what: str, computed: int | None, recorded: int | None) -> None:
-        words = ["none" if ppm is None else decimal(ppm) for ppm in (computed, recorded)]
-        self.text(what, *words)
+    update = judgement.update
+    after = replace(update.reputation, last=(settled.node, settled.epoch))
+    differences.ppm("the share of probers", judgement.chance_ppm, settled.chance_ppm)
+    differences.ppm("C", judgement.credit_ppm, settled.credit_ppm)
+    differences.value("abnormal epochs", update.abnormal, settled.abnormal)
+    differences.text("the reason", update.reason, settled.reason)
+    differences.text("the verdict", update.verdict, settled.verdict)
+    differences.reputation(after, settled.after)
+    return Explained(settled, arrival, after, (*arrival.differences, *differences.lines))

@@ -23,28 +23,24 @@ from planetserve.ledger_cli.nodes import node_json
 
 if TYPE_CHECKING:
     from planetserve.ledger import LedgerClient
-    from planetserve.ledger_cli.explain import Conviction, Explained, Explanation
-    from planetserve.ledger_cli.history import History
-    from planetserve.records import NodeRecord
+    from planetserve.ledger_cli.explain import Explained, Explanation
+    from planetserve.ledger_cli.history import History, Present
 
 DEFAULT_EPOCHS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Everything that one answer is made of, proven at `height` or after. `reputation` is the
-    node's record, None for one that nobody scores; `known_rules` is whether the chain follows the
-    rules that this program can apply again."""
+    """Everything that one answer is made of. `chance_ppm` is the share of the probers that judges
+    the node now, None when nobody scores it; `known_rules` is whether the chain follows the rules
+    that this program can apply again."""
 
-    node: NodeRecord
-    reputation: Mapping[str, Any] | None
-    parameters: Mapping[str, int]
+    present: Present
     chance_ppm: int | None
     history: History
     explanation: Explanation
     names: Mapping[bytes, str]
     known_rules: bool
-    height: int
 
 
 @app.command()
@@ -68,7 +64,7 @@ def reputation(
 
     answer = ask(network, lambda ledger: read_answer(ledger, node, epochs))
     shown = answer.explanation.epochs[-epochs:]
-    differences = answer.explanation.all_differences if answer.known_rules else ()
+    differences = answer.explanation.differences
     with answers_of_expected_form():
         if as_json:
             show_json(_json(answer, shown, explain=explain))
@@ -84,60 +80,37 @@ def reputation(
 
 async def read_answer(ledger: LedgerClient, text: str, epochs: int) -> Answer:
     """Raises `UsageError` when `text` is no node."""
-    from planetserve.assignment import chance_ppm
     from planetserve.ledger_cli.explain import explain
-    from planetserve.ledger_cli.history import read_convictions, read_history
+    from planetserve.ledger_cli.history import read_history, read_life, read_present
     from planetserve.ledger_cli.lookup import every_node, names_of
     from planetserve.ledger_cli.nodes import find_or_follow
-    from planetserve.ledger_cli.rule import VERSION
-    from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, reputation_key
+    from planetserve.scoring import VERSION
+    from planetserve.scoring.judgement import chance_ppm
 
-    names = ["reputation", "routes", "verifiers", "waiting"]
-    proven = await ledger.read([CHAIN_KEY, EPOCH_KEY], names)
-    stores = proven.stores
+    proven = await ledger.read(stores=["routes", "verifiers", "waiting"])
     found = every_node(proven)
     node = await find_or_follow(ledger, found, text)
-    record = stores["reputation"].get(reputation_key(node.id))
+    present = await read_present(ledger, proven.height, node.id)
+    reputation = present.reputation
+    last = None if reputation is None else reputation.last
+    history = await read_history(ledger, last, present.height, epochs)
+    life = await read_life(ledger, present, history.results)
+    known_rules = present.version == VERSION
     with answers_of_expected_form():
-        main, epoch = proven.records[CHAIN_KEY], proven.records[EPOCH_KEY]
-        parameters = main["params"]
-        last = None if record is None or record["last"] is None else tuple(record["last"])
-        chance = (
-            None
-            if record is None
-            else chance_ppm(record, parameters["full_below_ppm"], epoch["sample_ppm"])
+        return Answer(
+            present=present,
+            chance_ppm=None
+            if reputation is None
+            else chance_ppm(reputation, present.parameters.full_below_ppm, present.sample_ppm),
+            history=history,
+            explanation=explain(history.results, life, reputation, judge=known_rules),
+            names=names_of(found, proven.stores["verifiers"].values()),
+            known_rules=known_rules,
         )
-        known = names_of(found, stores["verifiers"].values())
-        known_rules = main["version"] == VERSION
-    window = parameters["window_epochs"]
-    history = await read_history(ledger, last, proven.height, epochs, window)
-    convictions: tuple[Conviction, ...] = ()
-    if record is not None and record["convictions"]:
-        convictions = await read_convictions(ledger, proven.height, node.id)
-    with answers_of_expected_form():
-        explanation = explain(
-            history.results,
-            convictions,
-            node.id,
-            record or {"convictions": 0},
-            parameters,
-            proven.height,
-        )
-    return Answer(
-        node=node,
-        reputation=record,
-        parameters=parameters,
-        chance_ppm=chance,
-        history=history,
-        explanation=explanation,
-        names=known,
-        known_rules=known_rules,
-        height=proven.height,
-    )
 
 
 def _show_table(answer: Answer, shown: Sequence[Explained]) -> None:
-    node = answer.node
+    node = answer.present.node
     show_pairs(
         [
             ("node", f"{node.name} {node.id.hex()}"),
@@ -150,8 +123,8 @@ def _show_table(answer: Answer, shown: Sequence[Explained]) -> None:
         [
             item.settled.epoch,
             share(item.settled.credit_ppm),
-            f"{share(item.settled.before_ppm)} -> {share(item.settled.after_ppm)}",
-            f"{item.settled.abnormal} of {item.settled.parameters['window_epochs']}",
+            f"{share(item.settled.before.ppm)} -> {share(item.settled.after.ppm)}",
+            f"{item.settled.abnormal} of {item.settled.parameters.window_epochs}",
             ", ".join(share(score.score_ppm) for score in item.settled.scores),
             item.settled.verdict or item.settled.reason,
         ]
@@ -160,7 +133,7 @@ def _show_table(answer: Answer, shown: Sequence[Explained]) -> None:
     if rows:
         show_table(["epoch", "credit C", "reputation R", "abnormal", "scores", "why"], rows)
     show_lines([_end(answer, shown)])
-    show_verified(answer.height)
+    show_verified(answer.present.height)
 
 
 def _show_explained(answer: Answer, shown: Sequence[Explained], differences: Sequence[str]) -> None:
@@ -173,16 +146,17 @@ def _show_explained(answer: Answer, shown: Sequence[Explained], differences: Seq
         thresholds,
     )
 
-    node, record, parameters = answer.node, answer.reputation, answer.parameters
+    present, now = answer.present, answer.explanation.now
+    node, reputation, parameters = present.node, present.reputation, present.parameters
     serves = f", serves {node.model}" if node.model else ""
     pairs = [
         ("node", f"{node.name} {node.id.hex()}"),
         ("roles", f"{', '.join(node.roles)}{serves}"),
         ("status", node.status),
-        *abilities(node, record, parameters, answer.chance_ppm, answer.height),
+        *abilities(node, reputation, parameters, answer.chance_ppm, present.height),
     ]
-    if record is not None:
-        pairs += thresholds(record, parameters)
+    if reputation is not None:
+        pairs += thresholds(reputation, parameters)
     show_pairs(pairs)
     for item in shown:
         typer.echo()
@@ -190,23 +164,24 @@ def _show_explained(answer: Answer, shown: Sequence[Explained], differences: Seq
     typer.echo()
     show_lines(
         [
-            *(conviction_line(item, answer.names) for item in answer.explanation.since_last),
-            *([OTHER_MODEL] if answer.explanation.other_model else []),
+            *(conviction_line(item, answer.names) for item in now.convictions),
+            *([OTHER_MODEL] if now.other_model else []),
             _end(answer, shown),
             _checked(answer, shown),
         ]
     )
     show_lines(difference_lines(differences))
-    show_verified(answer.height)
+    show_verified(answer.present.height)
 
 
 def _end(answer: Answer, shown: Sequence[Explained]) -> str:
     """Why the history begins where it does."""
     from planetserve.ledger_cli.history import DROPPED, FIRST
 
-    if answer.reputation is None:
+    reputation = answer.present.reputation
+    if reputation is None:
         return "nobody scores this node: only model nodes are probed"
-    if answer.reputation["last"] is None:
+    if reputation.last is None:
         return "no epoch has settled a score of this node yet"
     if not shown:
         return "its scores are older than what the ledger keeps"
@@ -214,7 +189,7 @@ def _end(answer: Answer, shown: Sequence[Explained]) -> str:
         return "there are older epochs; --epochs N shows more"
     if answer.history.end == FIRST:
         return f"epoch {shown[0].settled.epoch} is the node's first with scores"
-    limit = answer.parameters["history_epochs"]
+    limit = answer.present.parameters.history_epochs
     return f"what was before epoch {shown[0].settled.epoch} is dropped: {limit} epochs are kept"
 
 
@@ -230,11 +205,13 @@ def _checked(answer: Answer, shown: Sequence[Explained]) -> str:
 def _json(answer: Answer, shown: Sequence[Explained], *, explain: bool) -> dict[str, Any]:
     from planetserve.ledger_cli.explanation import abilities
 
+    present, now = answer.present, answer.explanation.now
+    reputation = present.reputation
     content: dict[str, Any] = {
-        "height": answer.height,
-        "verified_height": answer.height,
-        "node": node_json(answer.node),
-        "reputation": answer.reputation,
+        "height": present.height,
+        "verified_height": present.height,
+        "node": node_json(present.node),
+        "reputation": None if reputation is None else reputation.to_wire(),
         "history": [_settled_json(answer, item, explain=explain) for item in shown],
         "history_begins": answer.history.end
         if len(shown) == len(answer.history.results)
@@ -242,16 +219,16 @@ def _json(answer: Answer, shown: Sequence[Explained], *, explain: bool) -> dict[
     }
     if explain:
         can = abilities(
-            answer.node, answer.reputation, answer.parameters, answer.chance_ppm, answer.height
+            present.node, reputation, present.parameters, answer.chance_ppm, present.height
         )
         content |= {
             "can": {name.replace(" ", "_"): text for name, text in can},
             "chance_ppm": answer.chance_ppm,
-            "parameters": dict(answer.parameters),
-            "convictions": [asdict(item) for item in answer.explanation.since_last],
-            "other_model": answer.explanation.other_model,
+            "parameters": present.parameters.to_wire(),
+            "convictions": [asdict(item) for item in now.convictions],
+            "other_model": now.other_model,
             "recomputed": answer.known_rules,
-            "differences": list(answer.explanation.all_differences),
+            "differences": list(answer.explanation.differences),
         }
     return content
 
@@ -262,23 +239,25 @@ def _settled_json(answer: Answer, item: Explained, *, explain: bool) -> dict[str
 
     settled = item.settled
     content = asdict(settled)
-    parameters = content.pop("parameters")
-    content["window_epochs"] = parameters["window_epochs"]
+    del content["parameters"]
+    content |= {
+        "before": settled.before.to_wire(),
+        "after": settled.after.to_wire(),
+        "status": settled.after.status,
+        "window_epochs": settled.parameters.window_epochs,
+    }
     content["scores"] = [
         {**asdict(score), "name": name_in(answer.names, score.prober)} for score in settled.scores
     ]
     if explain:
         content["explained"] = {
-            "parameters": dict(parameters),
+            "parameters": settled.parameters.to_wire(),
             "formula": formula(item),
             "cusum_formula": cusum_formula(item),
-            "window_ppm": list(item.outcome.after.window_ppm),
-            "window_whole": item.outcome.after.whole,
-            "after_ppm": item.outcome.after.ppm,
-            "cusum_after_ppm": item.outcome.after.cusum_ppm,
-            "convictions": [asdict(conviction) for conviction in item.since_before],
-            "other_model": item.other_model,
-            "complete": item.complete,
+            "after": item.after.to_wire(),
+            "convictions": [asdict(conviction) for conviction in item.arrival.convictions],
+            "other_model": item.arrival.other_model,
+            "complete": item.arrival.known,
             "differences": list(item.differences),
         }
     return content

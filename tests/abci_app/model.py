@@ -152,8 +152,14 @@ class Model(Voting):
             result, after = settled(before, scores, total, chance, self.parameters)
             self.conduct[node] = after
             after.last = (node, self.epoch)
-            where = {"epoch": self.epoch, "height": self.height, "node": node}
-            self.results[self.epoch, node] = {**result, **where}
+            self.results[self.epoch, node] = {
+                **result,
+                "after": after.record(),
+                "before": before.record(),
+                "epoch": self.epoch,
+                "height": self.height,
+                "node": node,
+            }
             if chance == 1:
                 limit = self.parameters["distance_ppm"]
                 for prober, off in held_against(before, scores, result["credit_ppm"], limit):
@@ -248,17 +254,7 @@ class Model(Voting):
         for given_up, successor in self.former_ids().items():
             found[b"keys/i" + given_up] = successor
         for identifier, conduct in self.conduct.items():
-            found[b"reputation/" + identifier] = {
-                "admitted": conduct.admitted,
-                "alarm": conduct.alarm,
-                "convictions": conduct.convictions,
-                "cusum_ppm": conduct.cusum,
-                "last": conduct.last and list(conduct.last),
-                "ppm": conduct.ppm,
-                "streak": conduct.streak,
-                "trusted": conduct.trusted,
-                "window_ppm": conduct.window,
-            }
+            found[b"reputation/" + identifier] = conduct.record()
         for (target, role, endorser), credential in self.credentials.items():
             key = b"credentials/" + target + role.encode() + b"/" + endorser
             found[key] = vars(credential)

@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import floor
 from typing import Any, Protocol
 
-from abci_app.core import reputation
+from planetserve.scoring import reputation
 
 MILLION = 1_000_000
 
@@ -32,6 +32,19 @@ class Conduct:
         if not self.admitted:
             return "candidate"
         return "trusted" if self.trusted else "untrusted"
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "admitted": self.admitted,
+            "alarm": self.alarm,
+            "convictions": self.convictions,
+            "cusum_ppm": self.cusum,
+            "last": self.last and list(self.last),
+            "ppm": self.ppm,
+            "streak": self.streak,
+            "trusted": self.trusted,
+            "window_ppm": self.window,
+        }
 
 
 @dataclass
@@ -84,17 +97,10 @@ def settled(
         verdict = judge(after, parameters)
     result = {
         "abnormal": sum(item < parameters["abnormal_below_ppm"] for item in after.window),
-        "after_ppm": after.ppm,
-        "before_ppm": before.ppm,
         "chance_ppm": int(chance * MILLION),
         "credit_ppm": credit,
-        "cusum_after_ppm": after.cusum,
-        "cusum_before_ppm": before.cusum,
-        "previous": before.last and list(before.last),
         "reason": reason,
         "scores": [[s.prober, s.power, s.ppm, s.samples, s.digest] for s in scores],
-        "status": after.status,
-        "streak": after.streak,
         "total_power": total,
         "verdict": verdict,
     }

@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from abci_app.core.codes import Code
-from abci_app.core.parameters import LIMITS
 from planetserve.keys import node_id
+from planetserve.scoring.parameters import LIMITS
 from tests.abci_app.model_nodes import GENESIS, Node, Participants, Verifier, need
 
 

@@ -11,11 +11,11 @@ from abci_app.core.changes import FIELDS
 from abci_app.core.credentials import parse_rest
 from abci_app.core.governance import open_proposals
 from abci_app.core.nodes import all_nodes
-from abci_app.core.parameters import LIMITS
 from abci_app.core.state import records
 from abci_app.core.verifiers import all_verifiers
 from planetserve import transactions
 from planetserve.keys import Identity
+from planetserve.scoring.parameters import LIMITS
 from planetserve.transactions import (
     ENDORSE,
     EVIDENCE,

@@ -86,6 +86,7 @@ def test_a_conviction_ends_trust_at_once(data: Mapping[str, Any], breach: str) -
     assert record is not None
     assert record["statements"] == data["statements"]
     assert (record["breach"], record["height"], record["model"]) == (breach, 2, "tiny")
+    assert record["epoch"] == 0
     assert (record["accused"], record["reporter"]) == (FOUNDER.id, VERIFIERS[2].id)
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from abci_app.application import Application
 from abci_app.core.apphash import advance, app_hash
+from abci_app.core.chain import GenesisError
 from abci_app.core.export import exported_state, exported_text, imported_state
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import GenesisError
 from abci_app.home import DATABASE, SNAPSHOTS, read_settings
 from abci_app.proto.tendermint.types.canonical_pb2 import CanonicalVote
 from abci_app.snapshots import Archive

@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abci_app.core.chain import GenesisError, load_chain
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import LIMITS, GenesisError, Parameters, load_chain, parameters_from
 from abci_app.core.state import MapReader, load
 from abci_app.core.transition import Block, transition
 from abci_app.core.verifiers import MAX_TOTAL_POWER
 from planetserve.assignment import first_seed
 from planetserve.encoding import decode
+from planetserve.scoring.parameters import (
+    LIMITS,
+    InvalidParameters,
+    Parameters,
+    parameters_from,
+)
 from planetserve.statekeys import credential_key, model_key, node_key, route_key, verifier_key
 from tests.abci_app.world import FOUNDER, VERIFIERS, app_state
 
@@ -173,5 +179,5 @@ def test_every_parameter_has_limits_and_a_default_within() -> None:
 def test_parameters_end_where_their_limits_say(name: str) -> None:
     low, high = LIMITS[name]
     for value in (low - 1, high + 1):
-        with pytest.raises(GenesisError, match=name):
+        with pytest.raises(InvalidParameters, match=name):
             parameters_from({name: value})

@@ -13,7 +13,6 @@ import pytest
 
 from abci_app.config_file import DEFAULT_SCHEDULE, Schedule, StateSyncFrom
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import LIMITS, GenesisError, Parameters, parameters_from
 from abci_app.home import (
     VerifierEntry,
     make_genesis,
@@ -24,6 +23,7 @@ from abci_app.home import (
 )
 from planetserve.errors import ConfigurationError
 from planetserve.network import TRUST_PERIOD_S
+from planetserve.scoring.parameters import LIMITS, InvalidParameters, Parameters, parameters_from
 from tests.abci_app.world import app_state, participant
 
 
@@ -171,18 +171,18 @@ def test_parameters_have_limits() -> None:
         {"quorum_ppm": 400_000},
         {"epoch_blocks": 10, "commit_blocks": 9},
     ):
-        with pytest.raises(GenesisError):
+        with pytest.raises(InvalidParameters):
             parameters_from(values)
 
 
 def test_genesis_ignores_nothing() -> None:
     document = json.loads(app_state())
     document["extra"] = 1
-    with pytest.raises(GenesisError):
+    with pytest.raises(InvalidParameters):
         genesis("chain", json.dumps(document).encode())
     document = json.loads(app_state())
     document["verifiers"][0]["power"] = 10.0
-    with pytest.raises(GenesisError):
+    with pytest.raises(InvalidParameters):
         genesis("chain", json.dumps(document).encode())
 
 

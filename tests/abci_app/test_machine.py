@@ -19,7 +19,6 @@ from hypothesis.stateful import (
 )
 
 from abci_app.core.apphash import advance, app_hash
-from abci_app.core.parameters import Parameters
 from abci_app.core.state import load
 from abci_app.core.verifiers import all_verifiers
 from planetserve import transactions
@@ -27,6 +26,7 @@ from planetserve.encoding import decode
 from planetserve.keys import Identity, node_id
 from planetserve.merkle import root_of
 from planetserve.records import NodeRecord
+from planetserve.scoring.parameters import Parameters
 from planetserve.statekeys import (
     CANDIDATES_KEY,
     PENDING_KEY,

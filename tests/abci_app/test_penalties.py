@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abci_app.core.parameters import Parameters
 from abci_app.core.penalties import (
     BENCHED_EPOCHS,
     TRUST_AFTER_PENALTY_PPM,
@@ -16,6 +15,7 @@ from abci_app.core.penalties import (
     penalised,
 )
 from abci_app.core.verifiers import NEVER_BENCHED, Verifier, load_verifier
+from planetserve.scoring.parameters import Parameters
 from planetserve.transactions import REGISTER
 from tests.abci_app.world import (
     FOUNDER,

@@ -109,7 +109,7 @@ def test_the_history_is_one_chain_of_results() -> None:
     chain, at = [], load(world.state, reputation_key(NEWER.id))["last"]
     while at is not None:
         chain.append((at[0], at[1]))
-        at = load(world.state, result_key(at[1], at[0]))["previous"]
+        at = load(world.state, result_key(at[1], at[0]))["before"]["last"]
     assert chain == [(NEWER.id, 3), (FOUNDER.id, 1), (FOUNDER.id, 0)]
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from abci_app.core.credentials import Credential, admission
 from abci_app.core.nodes import Node
-from abci_app.core.reputation import Reputation
 from abci_app.core.routes import NEVER, node_record
 from abci_app.core.state import load, records
 from planetserve.records import CANDIDATE, RETIRED, REVOKED, STATUSES, TRUSTED, UNTRUSTED
+from planetserve.scoring.reputation import Reputation
 from planetserve.statekeys import expiries_prefix, route_key
 from planetserve.transactions import ENDORSE, REGISTER
 from tests.abci_app.scenes import code_of, endorsement, record, with_founder, with_relay

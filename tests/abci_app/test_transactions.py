@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abci_app.core.chain import load_chain
 from abci_app.core.codes import MEANINGS, Code
-from abci_app.core.parameters import load_chain
 from abci_app.core.state import EMPTY, View
 from abci_app.core.transactions import RULES
 from abci_app.core.transition import Block, apply, transition

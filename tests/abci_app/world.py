@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from abci_app.core.chain import Chain, load_chain
 from abci_app.core.context import Window, window_of
 from abci_app.core.genesis import genesis
-from abci_app.core.parameters import Chain, load_chain
 from abci_app.core.state import MapReader, load
 from abci_app.core.transactions import next_nonce
 from abci_app.core.transition import Block, BlockResult, transition
 from planetserve import transactions, vrf
-from planetserve.assignment import chance_ppm, is_assigned, ticket_input
+from planetserve.assignment import is_assigned, ticket_input
 from planetserve.keys import Identity, identity_from
 from planetserve.messages import Usage, sign_reply, state_reply
+from planetserve.scoring.judgement import chance_ppm
+from planetserve.scoring.reputation import reputation_from
 from planetserve.statekeys import reputation_key
 
 CHAIN_ID = "test-chain"
@@ -182,8 +184,8 @@ class World:
     def assigned(self, identity: Identity, node: bytes) -> bool:
         """Whether the running epoch's ticket assigns the node to the prober."""
         chain = self.chain
-        record = load(self.state, reputation_key(node))
-        chance = chance_ppm(record, chain.parameters.full_below_ppm, chain.epoch.sample_ppm)
+        reputation = reputation_from(load(self.state, reputation_key(node)))
+        chance = chance_ppm(reputation, chain.parameters.full_below_ppm, chain.epoch.sample_ppm)
         return is_assigned(vrf.output(self.proof(identity)), node, chance)
 
     def proof(self, identity: Identity) -> bytes:

@@ -18,14 +18,18 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 
-from abci_app.core.fixedpoint import ONE_PPM
-from abci_app.core.parameters import Chain, Epoch, Parameters, save_chain
+from abci_app.core.chain import Chain, Epoch, save_chain
 from abci_app.core.quotas import Quota, save_quota
-from abci_app.core.reputation import Reputation, load_reputation, save_reputation, updated
-from abci_app.core.settlement import Score, agreed_credit, is_alarming, settle
+from abci_app.core.reputation import load_reputation, save_reputation
+from abci_app.core.settlement import settle
 from abci_app.core.state import MapReader, View
 from abci_app.core.verifiers import Verifier, all_verifiers, save_verifier
-from planetserve.assignment import chance_ppm, is_assigned, sample_ppm
+from planetserve.assignment import is_assigned, sample_ppm
+from planetserve.fixedpoint import ONE_PPM
+from planetserve.scoring.credit import Score, agreed_credit, is_alarming
+from planetserve.scoring.judgement import chance_ppm
+from planetserve.scoring.parameters import Parameters
+from planetserve.scoring.reputation import Reputation, updated
 from planetserve.statekeys import commit_key, reveal_key
 
 SIZES = (4, 7, 10, 16, 25, 40, 64, 100)
@@ -163,7 +167,7 @@ class Simulation:
         for node, name in self.nodes.items():
             before = load_reputation(view, node)
             assert before is not None
-            chance = chance_ppm(before.to_wire(), self.parameters.full_below_ppm, share)
+            chance = chance_ppm(before, self.parameters.full_below_ppm, share)
             mean = KINDS[name].watched_mean if chance == ONE_PPM else KINDS[name].mean
             self._note(name, before, watched=chance == ONE_PPM, cheats=mean < 0.5)
             drawn = [v for v in present if is_assigned(tickets[_id(v)], node, chance)]
@@ -243,7 +247,7 @@ class _Judged:
     def _harm(self, scores: Sequence[Score]) -> tuple[int, ...]:
         before, parameters = self.before, self.parameters
         credit = agreed_credit(scores, self.total_power, self.chance, before.ppm, parameters)
-        alarm = self.chance < ONE_PPM and bool(scores) and is_alarming(scores, parameters)
+        alarm = self.chance < ONE_PPM and is_alarming(scores, parameters)
         after = before
         if credit is not None and not alarm:
             after = updated(before, credit, parameters).reputation

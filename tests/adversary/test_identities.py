@@ -11,11 +11,12 @@ from abci_app.core.evidence import FORMER_KEY_EPOCHS
 from abci_app.core.governance import PASSED
 from abci_app.core.lifecycle import candidates
 from abci_app.core.nodes import load_node
-from abci_app.core.reputation import Reputation, load_reputation
+from abci_app.core.reputation import load_reputation
 from abci_app.core.verifiers import all_verifiers, load_verifier
 from planetserve import transactions
 from planetserve.keys import Identity
 from planetserve.records import CANDIDATE, RETIRED, REVOKED, TRUSTED, UNTRUSTED
+from planetserve.scoring.reputation import Reputation
 from planetserve.statekeys import credentials_prefix, endorser_key, route_key, waiting_key
 from planetserve.transactions import (
     ENDORSE,

@@ -108,6 +108,7 @@ def test_a_lying_verifier_through_real_transactions(seed: int) -> None:
         settlement = world.block().settlement
         assert settlement is not None
         (result,) = settlement.results
-        assert result.status == "trusted"
-        assert result.credit_ppm is not None
-        assert min(scores.values()) <= result.credit_ppm <= max(scores.values())
+        credit = result.judgement.credit_ppm
+        assert result.after.status == "trusted"
+        assert credit is not None
+        assert min(scores.values()) <= credit <= max(scores.values())

@@ -11,14 +11,15 @@ import pytest
 from abci_app.core.codes import Code
 from abci_app.core.genesis import genesis
 from abci_app.core.governance import FAILED, PASSED
-from abci_app.core.parameters import GenesisError, Parameters, parameters_from
-from abci_app.core.settlement import MAX_DROPPED_EPOCHS, Score, agreed_credit
+from abci_app.core.settlement import MAX_DROPPED_EPOCHS
 from abci_app.core.state import load
 from abci_app.core.upgrades import scheduled
 from abci_app.core.verifiers import REST_EPOCHS, all_verifiers, load_verifier
 from planetserve import transactions
 from planetserve.assignment import sample_ppm
 from planetserve.records import RETIRED
+from planetserve.scoring.credit import Score, agreed_credit
+from planetserve.scoring.parameters import InvalidParameters, Parameters, parameters_from
 from planetserve.statekeys import result_key
 from planetserve.transactions import COMMIT, PROPOSE, REGISTER, VOTE
 from tests.abci_app.scenes import record
@@ -132,7 +133,7 @@ def test_a_key_that_joins_is_not_chosen_for_what_it_draws() -> None:
     ],
 )
 def test_no_vote_makes_judging_impossible_or_a_formality(values: dict[str, int]) -> None:
-    with pytest.raises(GenesisError):
+    with pytest.raises(InvalidParameters):
         parameters_from(values)
     name, value = list(values.items())[-1]
     if len(values) == 1:
@@ -146,7 +147,7 @@ def test_probers_have_an_eighth_of_an_epoch_to_reveal(epoch_blocks: int) -> None
     for commit_blocks in range(1, epoch_blocks):
         try:
             parameters_from({"epoch_blocks": epoch_blocks, "commit_blocks": commit_blocks})
-        except GenesisError:
+        except InvalidParameters:
             continue
         allowed.append(epoch_blocks - 1 - commit_blocks)
     assert min(allowed) == max(1, epoch_blocks // 8)

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from abci_app.core.codes import MEANINGS, Code
-from abci_app.core.parameters import Parameters
 from abci_app.home import (
     FounderEntry,
     ModelEntry,
@@ -31,6 +30,7 @@ from planetserve.ledger import LedgerClient
 from planetserve.messages import Usage, sign_reply, state_reply
 from planetserve.records import ChainStatus
 from planetserve.rpc import Rpc, to_base64
+from planetserve.scoring.parameters import Parameters
 from planetserve.statekeys import reputation_key
 from planetserve.transactions import (
     COMMIT,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from planetserve import vrf
 from planetserve.assignment import (
-    chance_ppm,
     contributor_of,
     first_seed,
     is_assigned,
@@ -22,7 +21,6 @@ from planetserve.assignment import (
 )
 
 MILLION = 1_000_000
-GOOD = {"admitted": True, "trusted": True, "alarm": 0, "ppm": 900_000}
 
 
 def tickets(count: int) -> list[bytes]:
@@ -71,24 +69,6 @@ def test_about_as_many_probers_as_the_parameters_say() -> None:
         500_000,
         80_000,
     ]
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        {**GOOD, "admitted": False},
-        {**GOOD, "trusted": False},
-        {**GOOD, "alarm": 1},
-        {**GOOD, "ppm": 599_999},
-    ],
-)
-def test_everyone_judges_a_node_of_which_much_is_at_stake(record: dict[str, object]) -> None:
-    assert chance_ppm(record, 600_000, 80_000) == MILLION
-
-
-def test_a_sample_judges_a_node_in_good_standing() -> None:
-    assert chance_ppm(GOOD, 600_000, 80_000) == 80_000
-    assert chance_ppm({**GOOD, "ppm": 600_000}, 600_000, 80_000) == 80_000
 
 
 def test_a_ticket_is_one_for_chain_epoch_and_seed() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from abci_app.core.codes import MEANINGS
 from planetserve.cli import run
 from planetserve.errors import (
     NetworkNotFound,
@@ -18,7 +19,7 @@ from planetserve.errors import (
     UsageError,
 )
 from planetserve.keys import identity_from
-from planetserve.ledger_cli import main
+from planetserve.ledger_cli import codes, main
 from planetserve.ledger_cli.conversation import answers_of_expected_form
 from planetserve.ledger_cli.display import decimal, show_table
 from planetserve.ledger_cli.lookup import find_node, find_target, successor
@@ -179,3 +180,8 @@ def test_without_a_network_it_says_where_it_looked(
     message = capsys.readouterr().err
     assert message.startswith("error: no network file: looked for .localnet/network.toml")
     assert message.count("\n") == 1
+
+
+def test_every_result_code_of_a_transaction_is_explained() -> None:
+    assert {int(code): text for code, text in MEANINGS.items() if code < 70} == codes.MEANINGS
+    assert codes.meaning(999) == "a code of a newer version"

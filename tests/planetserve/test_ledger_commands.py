@@ -139,7 +139,7 @@ def test_an_explanation_shows_evidence_formula_and_what_the_node_can_do(command:
     assert content["differences"] == []
     last = content["history"][-1]
     assert last["explained"]["formula"] == ".4 x .452 + .100 x (5 + 1) / (5 + 2 / .2 + 2)"
-    assert last["explained"]["window_ppm"] == [800_000, 300_000, 100_000]
+    assert last["explained"]["after"]["window_ppm"] == [800_000, 300_000, 100_000]
     assert [score["name"] for score in last["scores"]] == [
         f"verifier-{VERIFIERS.index(verifier)}"
         for verifier in sorted(VERIFIERS[:3], key=lambda item: item.id)
@@ -155,7 +155,7 @@ def test_a_plain_reputation_is_a_table(command: Command) -> None:
     )
     assert lines[-3].endswith("lost trust: reputation below the threshold")
     content = read_json(run, "reputation", "model-a")
-    assert [item["after_ppm"] for item in content["history"]] == [680_000, 452_000, 216_094]
+    assert [item["after"]["ppm"] for item in content["history"]] == [680_000, 452_000, 216_094]
     assert content["history_begins"] == "first"
 
 
@@ -163,7 +163,8 @@ def test_a_record_that_its_evidence_does_not_give_is_refused(command: Command) -
     world = busy_world()
     epoch = max(number for number in range(9) if load(world.state, result_key(number, FOUNDER.id)))
     key = result_key(epoch, FOUNDER.id)
-    world.items[key] = encode({**load(world.state, key), "after_ppm": 900_000})
+    result = load(world.state, key)
+    world.items[key] = encode({**result, "after": {**result["after"], "ppm": 900_000}})
     run, _ = command(chain_of_world(world))
     for options in ([], ["--explain"], ["--json"]):
         code, output, errors = run("reputation", "model-a", *options)
@@ -191,7 +192,7 @@ def test_a_history_ends_where_the_ledger_has_dropped_it(command: Command) -> Non
     code, output, errors = run("reputation", "model-a", "--explain")
     assert (code, errors) == (0, "")
     assert "is dropped: 3 epochs are kept" in output
-    assert "(as recorded: what this epoch built on was not read or is dropped)" in output
+    assert "(began as recorded: what came before this epoch is dropped)" in output
     code, _, errors = run("epoch", "0")
     assert code == 2
     assert "epoch 0 is not kept any more" in errors

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abci_app.core.parameters import Parameters
-from abci_app.core.reputation import (
+from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED
+from planetserve.scoring.parameters import Parameters
+from planetserve.scoring.reputation import (
     ADMITTED,
     ALARMED,
     KEPT,
@@ -22,12 +23,15 @@ from abci_app.core.reputation import (
     Reputation,
     Update,
     alarmed,
+    convicted,
     cusum_after,
     initial_reputation,
     kept,
     punished_ppm,
     reputation_from,
+    rotated,
     updated,
+    with_another_model,
 )
 
 PPM = st.integers(0, 1_000_000)
@@ -220,6 +224,38 @@ def test_one_who_is_back_has_half_of_the_limit_on_record() -> None:
     assert (back.verdict, back.reputation.cusum_ppm) == (REGAINED, limit // 2)
     again = replace(back.reputation, ppm=900_000, window_ppm=(900_000,) * 5)
     assert after(again, 0).verdict == LOST_CUSUM
+
+
+def test_a_conviction_takes_everything_and_the_way_back_doubles() -> None:
+    before = Reputation(900_000, (900_000,) * 5, 200_000, True, True, 7, 1, (bytes(20), 3), 1)
+    once = convicted(before, PARAMETERS)
+    assert once == replace(
+        before, ppm=0, trusted=False, streak=0, cusum_ppm=1_000_000, alarm=8, convictions=2
+    )
+    assert convicted(replace(before, cusum_ppm=3 * MILLION), PARAMETERS).cusum_ppm == 3 * MILLION
+    verdicts = [after(once, *[900_000] * epochs).verdict for epochs in range(1, 21)]
+    assert verdicts == [*[""] * 19, REGAINED]
+
+
+def test_everyone_judges_a_node_under_a_new_key() -> None:
+    assert rotated(IN_GOOD_STANDING, PARAMETERS) == replace(IN_GOOD_STANDING, alarm=8)
+    under_alarm = replace(IN_GOOD_STANDING, alarm=9)
+    assert rotated(under_alarm, PARAMETERS) == under_alarm
+
+
+def test_another_model_passes_the_probes_anew_from_the_next_epoch_on() -> None:
+    changed = with_another_model(IN_GOOD_STANDING)
+    assert changed == replace(IN_GOOD_STANDING, admitted=False, streak=-1)
+    assert [after(changed, *[900_000] * n).verdict for n in (1, 2)] == ["", ADMITTED]
+
+
+def test_the_status_says_what_the_conduct_comes_to() -> None:
+    words = [
+        Reputation(0, trusted=trusted, admitted=admitted).status
+        for admitted in (False, True)
+        for trusted in (False, True)
+    ]
+    assert words == [CANDIDATE, CANDIDATE, UNTRUSTED, TRUSTED]
 
 
 def test_an_epoch_without_quorum_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The network's parameters, which verifiers may change by vote, and the running epoch."""
+"""The network's parameters: what verifiers may change by vote, and within which limits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from abci_app.core.fixedpoint import ONE_PPM
-from abci_app.core.state import Reader, View, load
-from planetserve.statekeys import CHAIN_KEY, EPOCH_KEY, PENDING_KEY
+from planetserve.fixedpoint import ONE_PPM
 
 
-class GenesisError(ValueError):
-    """The genesis state cannot start a chain; the message says which part is wrong."""
+class InvalidParameters(ValueError):
+    """Parameters with which no chain can run; the message says which is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,97 +103,23 @@ LIMITS: dict[str, tuple[int, int]] = {
 
 
 def parameters_from(values: Mapping[str, Any]) -> Parameters:
-    """Parameters of a genesis document; what it leaves out has its default.
+    """Checked parameters; what `values` leaves out has its default.
 
-    Raises `GenesisError` for an unknown name, a wrong type or a value out of range.
+    Raises `InvalidParameters` for an unknown name, a wrong type or a value out of range.
     """
     known = {field.name for field in fields(Parameters)}
     for name, value in values.items():
         if name not in known:
-            raise GenesisError(f"no parameter is called {name!r}")
+            raise InvalidParameters(f"no parameter is called {name!r}")
         low, high = LIMITS[name]
         if type(value) is not int or not low <= value <= high:
-            raise GenesisError(f"parameter {name} must be an integer from {low} to {high}")
+            raise InvalidParameters(f"parameter {name} must be an integer from {low} to {high}")
     parameters = Parameters(**values)
     reveal_blocks = parameters.epoch_blocks - parameters.commit_blocks - 1
     if reveal_blocks < max(1, parameters.epoch_blocks // 8):
-        raise GenesisError(
+        raise InvalidParameters(
             "commit_blocks must leave an eighth of an epoch to reveal, and its last block to settle"
         )
     if parameters.trusted_from_ppm < parameters.untrusted_below_ppm:
-        raise GenesisError("trusted_from_ppm must not lie below untrusted_below_ppm")
+        raise InvalidParameters("trusted_from_ppm must not lie below untrusted_below_ppm")
     return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """The running epoch: its number from 0, its first height, the seed of its assignments, the
-    share of the probers that judge a node in good standing, and the verifiers' ids and powers, in
-    ascending order of their consensus keys. What verifiers vote in an epoch weighs from the next
-    on: nobody can bend a judgement or a seed when its outcome is known."""
-
-    number: int
-    start: int
-    seed: bytes
-    sample_ppm: int
-    powers: tuple[tuple[bytes, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """What every rule may need to know of its chain; `version` counts the upgrades of the rules,
-    from 1."""
-
-    chain_id: str
-    version: int
-    parameters: Parameters
-    epoch: Epoch
-
-
-def load_chain(reader: Reader) -> Chain:
-    """Raises `LookupError` before genesis."""
-    record, epoch = load(reader, CHAIN_KEY), load(reader, EPOCH_KEY)
-    if record is None or epoch is None:
-        raise LookupError("the state has no genesis")
-    return Chain(
-        record["chain_id"],
-        record["version"],
-        Parameters(**record["params"]),
-        Epoch(
-            epoch["epoch"],
-            epoch["start"],
-            epoch["seed"],
-            epoch["sample_ppm"],
-            tuple((verifier, power) for verifier, power in epoch["powers"]),
-        ),
-    )
-
-
-def save_chain(view: View, chain: Chain) -> None:
-    view.save(
-        CHAIN_KEY,
-        {
-            "chain_id": chain.chain_id,
-            "version": chain.version,
-            "params": chain.parameters.to_wire(),
-        },
-    )
-    view.save(
-        EPOCH_KEY,
-        {
-            "epoch": chain.epoch.number,
-            "start": chain.epoch.start,
-            "seed": chain.epoch.seed,
-            "sample_ppm": chain.epoch.sample_ppm,
-            "powers": [list(item) for item in chain.epoch.powers],
-        },
-    )
-
-
-def parameters_of_next_epoch(view: View, parameters: Parameters) -> Parameters:
-    """Take over the changes that verifiers have voted since the last epoch."""
-    pending = load(view, PENDING_KEY)
-    if pending is None:
-        return parameters
-    view.delete(PENDING_KEY)
-    return parameters_from({**parameters.to_wire(), **pending})
