@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from abci_app.config_file import DEFAULT_SCHEDULE, Schedule, StateSyncFrom
+from abci_app.core.chain import GenesisError
 from abci_app.core.genesis import genesis
 from abci_app.home import (
     VerifierEntry,
@@ -178,11 +179,11 @@ def test_parameters_have_limits() -> None:
 def test_genesis_ignores_nothing() -> None:
     document = json.loads(app_state())
     document["extra"] = 1
-    with pytest.raises(InvalidParameters):
+    with pytest.raises(GenesisError):
         genesis("chain", json.dumps(document).encode())
     document = json.loads(app_state())
     document["verifiers"][0]["power"] = 10.0
-    with pytest.raises(InvalidParameters):
+    with pytest.raises(GenesisError):
         genesis("chain", json.dumps(document).encode())
 
 
