@@ -127,9 +127,12 @@ class Housekeeping:
     def _do(self, state: Snapshot | None, sweep: bool, compact: bool, measure: bool) -> None:
         if state is not None:
             with self._metrics.housekeeping_seconds.labels("snapshot").time():
-                self._archive.write(state, lambda: self._closing)
+                written = self._archive.write(state, lambda: self._closing)
             self._show_snapshots()
-            log.info("a snapshot was written", height=state.height)
+            if written:
+                log.info("a snapshot was written", height=state.height)
+            elif not self._closing:
+                log.error("the state is too large for a snapshot", height=state.height)
         if sweep:
             with self._metrics.housekeeping_seconds.labels("sweep").time():
                 while not self._closing and self._store.sweep():

@@ -14,13 +14,14 @@ from enum import IntEnum
 from abci_app.core.chain import Chain
 from abci_app.core.codes import Code, Rejected
 from abci_app.core.context import Context, Window, window_of
+from abci_app.core.credentials import has_live
 from abci_app.core.epochs import check_duty
 from abci_app.core.ordering import Rank, Standing, due_kind, rank_of
 from abci_app.core.state import Reader, View
 from abci_app.core.transactions import execute, next_nonce
 from abci_app.proposals import Candidate
 from planetserve.keys import node_id
-from planetserve.statekeys import account_key, credentials_prefix, verifier_key
+from planetserve.statekeys import account_key, verifier_key
 from planetserve.transactions import MAX_TRANSACTION_BYTES, Transaction
 
 FULLY_CHECKED_DUTIES = 32
@@ -74,7 +75,7 @@ class Ranks:
             identifier = node_id(key)
             if self._state.get(verifier_key(identifier)) is not None:
                 found = Standing.VERIFIER
-            elif any(True for _ in self._state.scan(credentials_prefix(identifier))):
+            elif has_live(self._state, identifier, self._height):
                 found = Standing.KNOWN
             else:
                 # Of these anyone can make as many as they like.

@@ -83,16 +83,17 @@ class Archive:
         """Newest first."""
         return self._available
 
-    def write(self, state: Snapshot, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Write the snapshot of a state and drop those beyond the newest `kept`. Gives up without
-        a trace when `stopping` says so. Raises `OSError`."""
+    def write(self, state: Snapshot, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Write the snapshot of a state and drop those beyond the newest `kept`. False when it
+        gave up without a trace: `stopping` said so, or the state takes more than `MAX_CHUNKS`.
+        Raises `OSError`."""
         unfinished = self._folder / f"{state.height}{UNFINISHED}"
         try:
             unfinished.mkdir(parents=True)
             hashes = []
             for index, chunk in enumerate(split(state.everything())):
                 if stopping() or index == MAX_CHUNKS:
-                    return
+                    return False
                 _write_synced(unfinished / str(index), chunk)
                 hashes.append(sha256(chunk))
                 crash_point("snapshot-chunk")
@@ -117,6 +118,7 @@ class Archive:
         for item in newest:
             if item not in kept:
                 self._remove(item)
+        return True
 
     def chunk(self, height: int, index: int) -> bytes | None:
         """A chunk of an available snapshot; None when it is not there or was damaged."""

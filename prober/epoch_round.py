@@ -137,6 +137,14 @@ def resume(clock: Clock, scores: Collection[Score]) -> EpochRound:
     )
 
 
+def after_refusal(step: Step, *, proven: bool) -> str:
+    """The stage of a node after the ledger refused what was sent of it. Before any block a refusal
+    may be of the moment, a full mempool or a server that lags: a reveal is then tried again."""
+    if isinstance(step, Reveal) and not proven:
+        return COMMITTED
+    return ABSTAINED
+
+
 def next_steps(current: EpochRound, clock: Clock) -> tuple[EpochRound, list[Step]]:
     """What to start now, and the round with those stages entered."""
     steps: list[Step] = []

@@ -214,24 +214,23 @@ class Prober:
         for identifier in self._round.stages:
             node = self._routes.find(identifier)
             if node is not None:
-                self._tell("settled", node, self._round.epoch)
+                self._tell("settled", identifier, self._round.epoch)
 
     async def _carry_out(self, step: Step, epoch: int) -> None:
+        # A node may have left the route set since it was asked. What is committed must be opened
+        # all the same, or whoever leaves at the right moment has every prober penalised.
         identifier = step.node if isinstance(step, Probe) else step.score.node
-        node = self._routes.find(identifier) if self._routes else None
-        if node is None:
-            return
         try:
             if isinstance(step, Probe):
                 async with self._one_probe:
-                    await self._probe(node, epoch)
+                    await self._probe(identifier, epoch)
             elif isinstance(step, Commit):
-                await self._send_commit(node, step.score, epoch)
+                await self._send_commit(step.score, epoch)
             else:
-                await self._send_reveal(node, step.score, epoch)
+                await self._send_reveal(step.score, epoch)
         except NoVerdict as error:
             self._enter(identifier, epoch_round.ABSTAINED, epoch)
-            self._tell("abstain", node, epoch, reason=str(error))
+            self._tell("abstain", identifier, epoch, reason=str(error))
         except (
             ProofRefused,
             NetworkNotFound,
@@ -242,12 +241,15 @@ class Prober:
             # The ledger may have taken it or not: a commitment must be opened if it did.
             stage = epoch_round.ABSTAINED if isinstance(step, Probe) else epoch_round.COMMITTED
             self._enter(identifier, stage, epoch)
-            self._tell("refused", node, epoch, reason=str(error))
+            self._tell("refused", identifier, epoch, reason=str(error))
         except TransactionRejected as error:
-            self._enter(identifier, epoch_round.ABSTAINED, epoch)
-            self._tell("refused", node, epoch, reason=str(error))
+            self._enter(identifier, epoch_round.after_refusal(step, proven=error.proven), epoch)
+            self._tell("refused", identifier, epoch, reason=str(error))
 
-    async def _probe(self, node: NodeRecord, epoch: int) -> None:
+    async def _probe(self, identifier: bytes, epoch: int) -> None:
+        node = self._routes.find(identifier) if self._routes else None
+        if node is None:
+            raise NoVerdict("the node has left the route set")
         assert self.judge is not None
         verdict = await self.judge.judge(node, epoch, self._settings.samples)
         await asyncio.to_thread(keep, self._settings.transcripts, verdict.transcripts)
@@ -256,7 +258,7 @@ class Prober:
         reason = next((t.failure for t in verdict.transcripts if t.failure), "")
         self._tell(
             "probe",
-            node,
+            identifier,
             epoch,
             prompt_bytes=verdict.prompt_bytes,
             similarity_ppm=verdict.similarity_ppm,
@@ -264,7 +266,7 @@ class Prober:
             reason=reason,
         )
 
-    async def _send_commit(self, node: NodeRecord, score: Score, epoch: int) -> None:
+    async def _send_commit(self, score: Score, epoch: int) -> None:
         # On disk first: what is committed must be opened, also after a restart.
         self._kept = (epoch, [*(self._kept[1] if self._kept[0] == epoch else []), score])
         await asyncio.to_thread(pending.save, self._settings.pending, *self._kept)
@@ -276,12 +278,12 @@ class Prober:
         data = commit(epoch=epoch, node=score.node, commitment=commitment)
         await self._ledger.send(self._identity, COMMIT, data)
         self._enter(score.node, epoch_round.COMMITTED, epoch)
-        self._tell("commit", node, epoch)
+        self._tell("commit", score.node, epoch)
 
-    async def _send_reveal(self, node: NodeRecord, score: Score, epoch: int) -> None:
+    async def _send_reveal(self, score: Score, epoch: int) -> None:
         await self._ledger.send(self._identity, REVEAL, self._reveal_data(score, epoch))
         self._enter(score.node, epoch_round.DONE, epoch)
-        self._tell("reveal", node, epoch, credit_ppm=score.score_ppm)
+        self._tell("reveal", score.node, epoch, credit_ppm=score.score_ppm)
 
     def _endorse(self) -> None:
         assert self._routes is not None
@@ -313,7 +315,7 @@ class Prober:
                 return
             data = endorse(node=node.id, role=role, expires=height + CREDENTIAL_BLOCKS)
             await self._ledger.send(self._identity, ENDORSE, data)
-            self._tell("endorse", node, 0)
+            self._tell("endorse", node.id, 0)
         except (
             TransactionRejected,
             NetworkNotFound,
@@ -322,7 +324,7 @@ class Prober:
             RemoteProtocolError,
             ProofRefused,
         ) as error:
-            self._tell("refused", node, 0, reason=str(error))
+            self._tell("refused", node.id, 0, reason=str(error))
         finally:
             self._endorsing.discard(node.id)
 
@@ -330,19 +332,15 @@ class Prober:
         if self._round is not None and self._round.epoch == epoch:
             self._round = self._round.at(node, stage)
 
-    def _tell(self, what: str, node: NodeRecord, epoch: int, **fields: Any) -> None:
+    def _tell(self, what: str, identifier: bytes, epoch: int, **fields: Any) -> None:
+        """Of a node that has left the route set nothing may be known but its id."""
         EVENTS.labels(what).inc()
-        self._observe(
-            Event(
-                what,
-                epoch,
-                node.name,
-                node.id.hex(),
-                reputation_ppm=node.reputation_ppm,
-                status=node.status,
-                **fields,
-            )
-        )
+        known = (*(self._routes.nodes if self._routes else ()), *self._waiting)
+        node = next((node for node in known if node.id == identifier), None)
+        if node is not None:
+            fields = {"reputation_ppm": node.reputation_ppm, "status": node.status, **fields}
+        name = identifier.hex()[:12] if node is None else node.name
+        self._observe(Event(what, epoch, name, identifier.hex(), **fields))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -26,7 +26,10 @@ How far one change may move power:
 - Who joins or gains ends with less than 1/3, so that it cannot stop the chain alone, or with no
   more than the average of the others, so that a network of one or two can grow at all. The first
   bound on b follows from this.
-- The set changes once a block (`abci_app.core.governance`), so that changes do not add up.
+- Votes change the set once a block (`abci_app.core.governance`), so that they do not add up.
+  Validators that signed two blocks are the exception: they leave with the next block, all of
+  them and beside a vote (`abci_app.core.misbehavior`). A light client to which a set has changed
+  too much takes every header in between.
 """
 
 from __future__ import annotations
@@ -132,14 +135,20 @@ def check_power(others: Sequence[int], before: int, after: int) -> None:
     total = rest + after
     if total < 1:
         raise Rejected(Code.BAD_CHANGE, "somebody must hold power")
-    if total > MAX_TOTAL_POWER:
-        raise Rejected(Code.BAD_CHANGE, f"all power together is {MAX_TOTAL_POWER} at most")
     if after > before and others and 3 * after >= total and after * len(others) > rest:
         raise Rejected(
             Code.BAD_CHANGE, "who gains power must stay below a third or the average of the others"
         )
     if before > 2 * after + rest:
         raise Rejected(Code.BAD_CHANGE, "so much power leaves in several steps only")
+
+
+def check_total(others: Sequence[Verifier], after: int) -> None:
+    """Whether `after` fits beside `others`. What was taken from a prober may come back
+    (`abci_app.core.penalties`) and must fit then. Raises `Rejected` with `BAD_CHANGE`."""
+    total = sum(max(other.power, other.voted_power) for other in others) + after
+    if total > MAX_TOTAL_POWER:
+        raise Rejected(Code.BAD_CHANGE, f"all power together is {MAX_TOTAL_POWER} at most")
 
 
 def find_verifier(reader: Reader, identifier: bytes) -> Verifier | None:
@@ -187,6 +196,7 @@ def _check_join(reader: Reader, parameters: Parameters, change: Change, after: i
     except Rejected as refusal:
         raise Rejected(Code.BAD_CHANGE, refusal.log) from None
     check_power([verifier.power for verifier in verifiers], 0, change["power"])
+    check_total(verifiers, change["power"])
 
 
 def _make_join(view: View, parameters: Parameters, change: Change, height: int) -> None:
@@ -234,8 +244,10 @@ def _announced(change: Change, height: int) -> Node:
 def _check_power_of(reader: Reader, parameters: Parameters, change: Change, after: int) -> None:
     """Of a verifier that leaves or whose power changes."""
     verifier = _require(reader, change)
-    others = [other.power for other in all_verifiers(reader) if other.id != verifier.id]
-    check_power(others, verifier.power, change.get("power", 0))
+    others = [other for other in all_verifiers(reader) if other.id != verifier.id]
+    after = change.get("power", 0)
+    check_power([other.power for other in others], verifier.power, after)
+    check_total(others, after)
 
 
 def _make_leave(view: View, parameters: Parameters, change: Change, height: int) -> None:

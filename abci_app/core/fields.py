@@ -15,6 +15,7 @@ MAX_NAME_CHARACTERS = 64
 MAX_MODEL_CHARACTERS = 128
 MAX_ENDPOINT_CHARACTERS = 262
 MAX_INTEGER = (1 << 63) - 1
+IPV4_MAPPED = bytes(10) + b"\xff\xff"
 ENDPOINT_KINDS = ("group", "overlay")
 REGISTRABLE_ROLES = tuple(role for role in ROLES if role not in ("prober", "verifier"))
 # An IPv4 address, or an IPv6 address in brackets; then a port. No names: looking up a stranger's
@@ -110,4 +111,14 @@ def _is_endpoint(value: object) -> bool:
         address = ip_address(match[1].strip("[]"))
     except ValueError:
         return False
-    return not (address.is_unspecified or address.is_multicast)
+    return _is_dialled(address.packed)
+
+
+def _is_dialled(packed: bytes) -> bool:
+    """Whether these 4 or 16 bytes may be one host's address. Told from the bytes alone: what
+    `ipaddress` says of an IPv4 address inside an IPv6 one depends on the release of Python, and
+    validators run different ones."""
+    if len(packed) == 4:
+        return any(packed) and not 224 <= packed[0] <= 239
+    is_mapped = packed[:12] == IPV4_MAPPED
+    return any(packed) and packed[0] != 0xFF and not is_mapped

@@ -60,8 +60,9 @@ def end_waiting(view: View, node: Node) -> Node:
 
 
 def hold_keys(view: View, node: Node, *, vouched_for: bool) -> None:
-    """Let no other node announce the keys of this one. A node that nobody vouches for gives way:
-    otherwise strangers could take the keys that somebody is about to announce."""
+    """Let no other node announce the keys of this one. A node that nobody vouches for gives way
+    to one that begins, and is `vouched_for`: otherwise strangers could take the keys that
+    somebody is about to announce."""
     for kind, key in node.held_keys:
         if is_weak(key):
             raise Rejected(Code.WEAK_KEY)

@@ -62,7 +62,8 @@ def update(view: View, context: Context, data: Mapping[str, Any]) -> None:
         former=known.former,
     )
     lifecycle.release_keys(view, known)
-    lifecycle.hold_keys(view, node, vouched_for=not known.waiting)
+    # Nobody gives way here: who is endorsed could otherwise push out one candidate after another.
+    lifecycle.hold_keys(view, node, vouched_for=False)
     save_node(view, node)
     _follow_conduct(view, node, known, context)
 

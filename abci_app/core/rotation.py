@@ -24,6 +24,7 @@ from abci_app.core.state import View, records
 from abci_app.core.verifiers import (
     REST_EPOCHS,
     delete_verifier,
+    is_usable_key,
     load_verifier,
     save_verifier,
 )
@@ -60,6 +61,8 @@ def rotate(view: View, context: Context, data: Mapping[str, Any]) -> None:
     used = (node_key(new), account_key(new), holder_key(SUCCESSION, new))
     if any(view.get(key) is not None for key in used):
         raise Rejected(Code.ROTATION_REFUSED, "the new key is in use")
+    if not is_usable_key(new_key):
+        raise Rejected(Code.ROTATION_REFUSED, "the new key is not a point of the main subgroup")
     message = rotation_message(context.chain.chain_id, context.key, new_key)
     if not verify(new_key, ROTATION_DOMAIN, message, proof):
         raise Rejected(Code.ROTATION_REFUSED, "the new key has not signed for it")

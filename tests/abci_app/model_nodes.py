@@ -212,7 +212,7 @@ class Participants:
         node = self.announced(sender, key, data)
         node.ids, node.ended = known.ids, known.ended
         node.registered, node.waiting = known.registered, known.waiting
-        self.hold(sender, node, not known.waiting)
+        self.hold(sender, node, False)
         self.follow(sender, node, known)
 
     def retire(self, sender: bytes, key: bytes, data: Mapping[str, Any]) -> None:

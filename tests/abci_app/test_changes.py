@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from abci_app.core.changes import MAX_UPGRADE_NOTICE_BLOCKS, check_power
+from abci_app.core.changes import MAX_UPGRADE_NOTICE_BLOCKS, check_power, check_total
 from abci_app.core.codes import Code, Rejected
-from abci_app.core.verifiers import MAX_TOTAL_POWER
+from abci_app.core.verifiers import MAX_TOTAL_POWER, Verifier
 from planetserve.transactions import PROPOSE, ROTATE, rotate
 from tests.abci_app.test_governance import NEWCOMER, join, leave_of
 from tests.abci_app.world import CHAIN_ID, RELAY, VERIFIERS, World, consensus_key, participant
@@ -179,8 +179,17 @@ def test_any_power_can_leave_in_steps(power: int, rest: int) -> None:
 
 def test_total_power_is_cometbft_s() -> None:
     half = MAX_TOTAL_POWER // 2
-    assert allowed([half], 0, MAX_TOTAL_POWER - half - 1)
-    assert not allowed([half, half], 0, MAX_TOTAL_POWER - 2 * half + 1)
-    assert allowed([], 5, MAX_TOTAL_POWER)
-    assert not allowed([], 5, MAX_TOTAL_POWER + 1)
+    check_total([], MAX_TOTAL_POWER)
+    check_total([verifier_of(half, half)], MAX_TOTAL_POWER - half)
+    for power in (half, half // 2):
+        with pytest.raises(Rejected, match="all power together"):
+            # Half of it was taken away, and may come back.
+            check_total([verifier_of(power, half)], MAX_TOTAL_POWER - half + 1)
+
+
+def verifier_of(power: int, voted_power: int) -> Verifier:
+    return Verifier(bytes(32), "verifier", bytes(32), power, voted_power)
+
+
+def test_somebody_holds_power() -> None:
     assert not allowed([], 5, 0)

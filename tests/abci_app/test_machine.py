@@ -330,7 +330,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(who=SOMEONE, by=SOMEONE, back=st.booleans())
     def crowd_out(self, who: int, by: int, back: bool) -> None:
-        """A node takes keys that another has announced; those of a waiting one give way."""
+        """A node asks for keys that another has announced. Nobody gives way to an update."""
         identity, other = self.participant(by), self.participant(who)
         node = self.model.nodes.get(identity.id)
         if node is None or identity is other:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from abci_app.core.codes import Code
 from abci_app.core.state import load
 from planetserve import transactions
@@ -211,3 +213,45 @@ def test_a_key_is_held_by_one_node_in_each_use() -> None:
     assert code_of(world, RELAY, UPDATE, data) == 0
     data = {**registration(NODE), "transport_key": RELAY.transport_public}
     assert code_of(world, NODE, REGISTER, data) == 0, "a key given up is free"
+
+
+def test_a_candidate_gives_way_to_who_begins_and_not_to_who_goes_on() -> None:
+    world = with_relay()
+    assert code_of(world, NODE, REGISTER, registration(NODE)) == 0
+    data = {**registration(RELAY), "onion_key": NODE.onion_public}
+    assert code_of(world, RELAY, UPDATE, data) == Code.KEY_IN_USE
+    newcomer = participant(53)
+    assert code_of(world, A, ENDORSE, endorsement(newcomer)) == 0
+    data = {**registration(newcomer), "onion_key": NODE.onion_public}
+    assert code_of(world, newcomer, REGISTER, data) == 0
+    assert waiting_key(NODE.id) not in world.items
+
+
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        ("127.0.0.1", True),
+        ("223.255.255.255", True),
+        ("0.0.0.1", True),
+        ("240.0.0.1", True),
+        ("[2001:db8::1]", True),
+        ("[::1]", True),
+        ("[::127.0.0.1]", True),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("239.255.255.255", False),
+        ("[::]", False),
+        ("[ff02::1]", False),
+        ("[::ffff:127.0.0.1]", False),
+        ("[::ffff:0.0.0.0]", False),
+        ("[::ffff:224.0.0.1]", False),
+        ("010.0.0.1", False),
+        ("256.0.0.1", False),
+        ("[::1", False),
+        ("localhost", False),
+    ],
+)
+def test_which_hosts_are_dialled_is_told_from_bytes(host: str, good: bool) -> None:
+    data = {**registration(RELAY), "endpoints": {"overlay": f"tcp://{host}:7000"}}
+    expected = Code.OK if good else Code.INVALID_FIELD
+    assert code_of(World(), RELAY, REGISTER, data) == expected

@@ -46,7 +46,7 @@ from tests.abci_app.world import (
 from tests.abci_app.world import MODEL as NODE
 
 A, B, C, D = VERIFIERS
-NEW, ACCOMPLICE, SQUATTER = participant(91), participant(92), participant(93)
+NEW, SQUATTER = participant(91), participant(93)
 EVERYONE = range(len(VERIFIERS))
 GOOD = dict.fromkeys(EVERYONE, 900_000)
 SHORT = {"epoch_blocks": 4, "commit_blocks": 2, "full_below_ppm": 1_000_000}
@@ -373,24 +373,25 @@ def test_a_revoked_credential_is_kept_for_as_long_as_a_candidate() -> None:
 
 @pytest.mark.parametrize("back", [None, "early", "late"])
 def test_a_node_that_vanishes_leaves_no_prober_with_an_open_commitment(back: str | None) -> None:
-    """Its credential ends when all have committed, and an accomplice crowds it out at once. It
-    may come again before or after they open."""
+    """Its credential ends when all have committed, and an accomplice that begins in that block
+    crowds it out. It may come again before or after they open."""
     world = World({**SHORT, "epoch_blocks": 8, "commit_blocks": 3})
-    world.admit(ACCOMPLICE)
-    for _ in range(6):
+    for number in range(6):
+        accomplice = participant(60 + number)
         world.advance_to(world.window.end)
         if load_node(world.state, NODE.id) is None:
             world.send(NODE, REGISTER, registration(NODE, role="model"))
         commit_end = world.window.commit_end
         world.send(D, ENDORSE, endorsement(NODE, "model", expires=commit_end - 1))
+        world.send(D, ENDORSE, endorsement(accomplice, expires=commit_end + 9))
         world.block()
         for prober in (A, B, C):
             world.commit(prober, NODE.id, 900_000)
         assert {int(result.code) for result in world.block().results} == {0}
         world.advance_to(commit_end)
-        taken = {**registration(ACCOMPLICE), "onion_key": NODE.onion_public}
-        world.send(ACCOMPLICE, UPDATE, taken)
-        world.send(ACCOMPLICE, UPDATE, registration(ACCOMPLICE))
+        taken = {**registration(accomplice), "onion_key": NODE.onion_public}
+        world.send(accomplice, REGISTER, taken)
+        world.send(accomplice, UPDATE, registration(accomplice))
         if back == "early":
             world.send(NODE, REGISTER, registration(NODE, role="model"))
         assert {int(result.code) for result in world.block().results} == {0}

@@ -118,3 +118,11 @@ def test_a_round_that_was_resumed_opens_its_commitments_and_probes_nothing() -> 
 def test_a_round_without_nodes_is_finished() -> None:
     assert epoch_round.begin(CLOCK, (), {}).finished
     assert epoch_round.resume(CLOCK, ()).finished
+
+
+def test_what_a_refusal_makes_of_a_step() -> None:
+    reveal = Reveal(score(NODES[0]))
+    assert epoch_round.after_refusal(reveal, proven=False) == epoch_round.COMMITTED
+    assert epoch_round.after_refusal(reveal, proven=True) == epoch_round.ABSTAINED
+    for step in (Probe(NODES[0]), Commit(score(NODES[0]))):
+        assert epoch_round.after_refusal(step, proven=False) == epoch_round.ABSTAINED
