@@ -1,0 +1,117 @@
+"""Which relays a client builds the paths of a set from.
+
+- Relays are those of the route set that are trusted as relays, in the state that the light client
+  verified; the caller passes them.
+- No relay is twice in a set, none is the client's own or the target of its questions. The guards
+  of the other slots, and relays that were blamed under this guard, are taken only where the path
+  cannot be had without them, the blamed ones first.
+- They are registered since 600 blocks (`seasoned` says what holds in a young network).
+- One operator at most once a path, then at most once a set; one network likewise.
+- The last relay shares neither operator nor network with the target, before all other rules.
+- Among those with the fewest conflicts, compared in the order of `Conflicts`, uniformly; so each
+  rule gives way only where nothing else is left, and what gave way is reported.
+- The first hop of slot i is the i-th guard in line (`guards`).
+- Relays have equal weight: the ledger measures no bandwidth, and what a relay claims of itself
+  would be a way to draw paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overlay.core.diversity import Conflicts, conflicts, seasoned, traits_of
+from overlay.core.draw import Draw
+from overlay.core.guards import GuardList
+from planetserve.records import NodeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`n` paths of `hops` relays each, `k` of which carry a message (paper, section 4)."""
+
+    n: int = 4
+    k: int = 3
+    hops: int = 3
+    min_age_blocks: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class SetUse:
+    """What a path for `slot` has to keep away from: the relays of the `others` of its set, the
+    client's `own` node id if it relays itself, the `target` if it is known yet."""
+
+    slot: int
+    others: tuple[NodeRecord, ...] = ()
+    own: bytes | None = None
+    target: NodeRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """The relays of a path, nearest first, and the conflicts that could not be avoided."""
+
+    relays: tuple[NodeRecord, ...]
+    relaxed: Conflicts
+
+    @property
+    def ids(self) -> tuple[bytes, ...]:
+        return tuple(relay.id for relay in self.relays)
+
+
+def choose_set_hops(
+    relays: Sequence[NodeRecord],
+    height: int,
+    guards: GuardList,
+    used: SetUse,
+    rules: Rules,
+    draw: Draw,
+    now_s: float,
+) -> Hops | None:
+    """Relays for one path of a set; None when too few are left, or no guard."""
+    by_id: dict[bytes, NodeRecord] = {relay.id: relay for relay in relays}
+    barred = {relay.id for relay in used.others} | {used.own}
+    if used.target is not None:
+        barred.add(used.target.id)
+    line = [node for node in guards.line_up(now_s) if node in by_id]
+    guard = _guard(line, used.slot, barred)
+    if guard is None:
+        return None
+    barred.add(guard)
+    reserved = frozenset(line[: rules.n])
+    old = seasoned(relays, height, rules.min_age_blocks, 3 * rules.n * rules.hops)
+    for without in (reserved | guards.shunned(guard, now_s), reserved, frozenset()):
+        free = [relay for relay in old if relay.id not in barred and relay.id not in without]
+        if len(free) >= rules.hops - 1:
+            break
+    else:
+        return None
+    # The guards of the slots that have no path yet count as if they had one.
+    kept = [by_id[node] for node in line[: rules.n] if node != guard]
+    rest = [
+        traits_of(relay) for relay in {item.id: item for item in (*kept, *used.others)}.values()
+    ]
+    target = traits_of(used.target) if used.target is not None else None
+    chosen = [by_id[guard]]
+    relaxed = conflicts(traits_of(chosen[0]), (), rest, target if rules.hops == 1 else None)
+    # The last relay is chosen before those between, while most are still free for its place.
+    for position in range(rules.hops - 1, 0, -1):
+        path = [traits_of(relay) for relay in chosen]
+        aim = target if position == rules.hops - 1 else None
+        ranks = [conflicts(traits_of(relay), path, rest, aim) for relay in free]
+        best = min(ranks)
+        fit = [relay for relay, rank in zip(free, ranks, strict=True) if rank == best]
+        relay = fit[draw(len(fit))]
+        free.remove(relay)
+        chosen.append(relay)
+        relaxed = relaxed.plus(best)
+    return Hops((chosen[0], *reversed(chosen[1:])), relaxed)
+
+
+def _guard(line: Sequence[bytes], slot: int, barred: set[bytes | None]) -> bytes | None:
+    """The guard in line for `slot`; the next free one where another path of the set has it."""
+    free = [node for node in line if node not in barred]
+    if slot < len(line) and line[slot] not in barred:
+        return line[slot]
+    reserve = [node for node in free if node not in line[:slot]]
+    return next(iter(reserve or free), None)

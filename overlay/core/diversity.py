@@ -1,0 +1,100 @@
+"""What relays have in common: who runs them, which network they are in, how long they are known.
+
+Two relays of one operator or in one network may be one watcher. Operators are declared, so this
+stops the careless and the honest; networks cost money, so this slows the others down. The age of
+a registration keeps relays away that were made for an attack of today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from planetserve.records import NodeRecord
+
+IPV4_PREFIX_BITS = 16
+IPV6_PREFIX_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """`operator` is None where none is declared, which makes the relay an operator of its own;
+    `network` is None for host names and for addresses that are not global."""
+
+    operator: str | None
+    network: str | None
+
+
+class Conflicts(NamedTuple):
+    """What a relay shares with others, each 0 or 1 for one relay; compared from the left.
+
+    The first two are with the target of the path's questions and concern its last relay only.
+    """
+
+    target_operator: int = 0
+    target_network: int = 0
+    path_operator: int = 0
+    path_network: int = 0
+    set_operator: int = 0
+    set_network: int = 0
+
+    def plus(self, other: Conflicts) -> Conflicts:
+        return Conflicts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def network_of(endpoint: str) -> str | None:
+    """The /16 of a global IPv4 address, the /32 of an IPv6 one, in `tcp://host:port`."""
+    try:
+        address = ip_address(urlsplit(endpoint).hostname or "")
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if not address.is_global:
+        return None
+    bits = IPV4_PREFIX_BITS if address.version == 4 else IPV6_PREFIX_BITS
+    return str(ip_network(f"{address}/{bits}", strict=False))
+
+
+def traits_of(node: NodeRecord) -> Traits:
+    return Traits(node.operator or None, network_of(node.endpoints.get("overlay", "")))
+
+
+def shared(node: Traits, others: Iterable[Traits]) -> tuple[int, int]:
+    """Whether one of `others` has the operator of `node`, and whether one has its network."""
+    operator = network = 0
+    for other in others:
+        operator |= node.operator is not None and node.operator == other.operator
+        network |= node.network is not None and node.network == other.network
+    return operator, network
+
+
+def conflicts(
+    node: Traits, path: Iterable[Traits], rest: Iterable[Traits], target: Traits | None = None
+) -> Conflicts:
+    """What `node` shares with the relays of its own path, with those of the `rest` of its set,
+    and with the model node that it would be the last relay before."""
+    return Conflicts(
+        *(shared(node, (target,)) if target is not None else (0, 0)),
+        *shared(node, path),
+        *shared(node, rest),
+    )
+
+
+def seasoned(
+    relays: Sequence[NodeRecord], height: int, min_age_blocks: int, at_least: int
+) -> list[NodeRecord]:
+    """The relays that are registered since `min_age_blocks` at `height`.
+
+    Where they are fewer than `at_least`, the oldest so many, with all that are as old as the
+    youngest of these: node ids break no tie, since anyone can try keys until an id suits.
+    """
+    old = [relay for relay in relays if relay.registered + min_age_blocks <= height]
+    if len(old) >= at_least or len(old) == len(relays):
+        return old
+    registered = sorted(relay.registered for relay in relays)
+    youngest = registered[min(at_least, len(registered)) - 1]
+    return [relay for relay in relays if relay.registered <= youngest]

@@ -1,0 +1,256 @@
+"""Which first hops a client keeps, and what makes it let one go.
+
+Every fresh first hop is another chance to meet one that watches, so a client samples a few guards
+and keeps to them (Tor's proposal 271). They stand in a list; the first n usable ones are in use.
+
+- A list holds up to 3 n guards; one is added only while fewer than n are usable.
+- A guard's life is drawn from 60-120 days at its first use. It leaves the list when that is over,
+  when it was unused for 120 days, or when it is 7 days out of the route set.
+- One that cannot be connected to is passed over and tried again after 1, 5, 30, 180 minutes. Where
+  fewer than n are left, those that wait are tried all the same, the soonest first.
+- Bias: of a guard's builds, and of its uses, attempts and successes are counted (halved at 200).
+  One with at least 20 attempts that fails more than half of them, while the other guards succeed
+  in four fifths, is dropped, the worst first and at most two in a week: who fails everything
+  cannot walk a client through the network until it meets a friend.
+- Blame: a failure that a hop behind the guard reported keeps that hop, and the one that it
+  accuses, out of the paths under this guard for 30 s, and says nothing of the guard. One without
+  an authenticated author, or with the guard for its author, counts against the guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from overlay.core.diversity import Traits, conflicts, seasoned, traits_of
+from overlay.core.draw import Draw
+from planetserve.records import NodeRecord
+
+MIN_LIFE_DAYS = 60
+MAX_LIFE_DAYS = 120
+MAX_MISSING_DAYS = 7
+RETRY_S = (60.0, 300.0, 1_800.0, 10_800.0)
+HALVED_AT = 200
+JUDGED_FROM = 20
+DROP_PERIOD_DAYS = 7
+MAX_DROPS = 2
+SHUN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRules:
+    """`n` guards are in use, up to `3 n` kept, of relays registered `min_age_blocks` ago."""
+
+    n: int = 4
+    min_age_blocks: int = 7_200
+
+    @property
+    def most(self) -> int:
+        return 3 * self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    attempts: int = 0
+    successes: int = 0
+
+    def counted(self, succeeded: bool) -> Tally:
+        tally = Tally(self.attempts + 1, self.successes + succeeded)
+        if tally.attempts < HALVED_AT:
+            return tally
+        return Tally(tally.attempts // 2, tally.successes // 2)
+
+    def plus(self, other: Tally) -> Tally:
+        return Tally(self.attempts + other.attempts, self.successes + other.successes)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`ends_day` is None until the guard is used; days count from the Unix epoch. `retry_s` and
+    `unreachable` (failed connections in a row) last as long as the process."""
+
+    node: bytes
+    added_day: int
+    ends_day: int | None = None
+    missing_since_day: int | None = None
+    builds: Tally = Tally()
+    uses: Tally = Tally()
+    unreachable: int = 0
+    retry_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shun:
+    """`node` is not to be chosen for paths under `guard` until then."""
+
+    guard: bytes
+    node: bytes
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardList:
+    """`dropped_days` are the days on which guards were dropped for bias, of the last week;
+    `exhausted` says that more would have been."""
+
+    guards: tuple[Guard, ...] = ()
+    dropped_days: tuple[int, ...] = ()
+    exhausted: bool = False
+    shuns: tuple[Shun, ...] = ()
+
+    def find(self, node: bytes) -> Guard | None:
+        return next((guard for guard in self.guards if guard.node == node), None)
+
+    def line_up(self, now_s: float) -> tuple[bytes, ...]:
+        """The guards of the route set in the order in which they are to be used."""
+        present = [guard for guard in self.guards if guard.missing_since_day is None]
+        ready = [guard for guard in present if guard.retry_s <= now_s]
+        waiting = sorted(
+            (guard for guard in present if guard.retry_s > now_s), key=lambda guard: guard.retry_s
+        )
+        return tuple(guard.node for guard in (*ready, *waiting))
+
+    def shunned(self, guard: bytes, now_s: float) -> frozenset[bytes]:
+        return frozenset(
+            shun.node for shun in self.shuns if shun.guard == guard and shun.until_s > now_s
+        )
+
+
+def maintained(
+    guards: GuardList,
+    relays: Sequence[NodeRecord],
+    height: int,
+    day: int,
+    now_s: float,
+    rules: GuardRules,
+    draw: Draw,
+) -> GuardList:
+    """The list after a look at the route set's `relays` at `height`, on `day`."""
+    by_id: dict[bytes, NodeRecord] = {relay.id: relay for relay in relays}
+    kept = [_seen(guard, guard.node in by_id, day) for guard in guards.guards]
+    kept = [guard for guard in kept if not _over(guard, day)]
+    guards = _judged(replace(guards, guards=tuple(kept)), day)
+    listed = list(guards.guards)
+    candidates = [
+        relay
+        for relay in seasoned(relays, height, rules.min_age_blocks, rules.most)
+        if guards.find(relay.id) is None
+    ]
+    usable = sum(guard.missing_since_day is None and guard.retry_s <= now_s for guard in listed)
+    while usable < rules.n and len(listed) < rules.most and candidates:
+        taken = [traits_of(by_id[guard.node]) for guard in listed if guard.node in by_id]
+        chosen = _sample(candidates, taken, draw)
+        candidates.remove(chosen)
+        listed.append(Guard(chosen.id, day))
+        usable += 1
+    shuns = tuple(shun for shun in guards.shuns if shun.until_s > now_s)
+    return replace(guards, guards=tuple(listed), shuns=shuns)
+
+
+def first_used(guards: GuardList, node: bytes, day: int, draw: Draw) -> GuardList:
+    """A path through the guard is begun; its life is drawn if this is the first."""
+    guard = guards.find(node)
+    if guard is None or guard.ends_day is not None:
+        return guards
+    life_days = MIN_LIFE_DAYS + draw(MAX_LIFE_DAYS - MIN_LIFE_DAYS + 1)
+    return _with(guards, replace(guard, ends_day=day + life_days))
+
+
+def built(guards: GuardList, node: bytes) -> GuardList:
+    """A path through the guard opened."""
+    guard = guards.find(node)
+    if guard is None:
+        return guards
+    guard = replace(guard, builds=guard.builds.counted(True), unreachable=0, retry_s=0.0)
+    return _with(guards, guard)
+
+
+def used(guards: GuardList, node: bytes, answered: bool) -> GuardList:
+    """A stream of a path through the guard was answered, or was not."""
+    guard = guards.find(node)
+    if guard is None:
+        return guards
+    return _with(guards, replace(guard, uses=guard.uses.counted(answered)))
+
+
+def failed(guards: GuardList, hops: Sequence[bytes], origin: int | None, now_s: float) -> GuardList:
+    """A path through `hops` broke or did not open in time.
+
+    `origin` is the hop that authenticated the report, from 0; None where nobody did.
+    """
+    if origin is not None:
+        accused = hops[max(origin, 1) : origin + 2]
+        shuns = tuple(Shun(hops[0], node, now_s + SHUN_S) for node in accused)
+        guards = replace(guards, shuns=(*guards.shuns, *shuns))
+    guard = guards.find(hops[0])
+    if guard is None or (origin is not None and origin > 0):
+        return guards
+    return _with(guards, replace(guard, builds=guard.builds.counted(False)))
+
+
+def unreachable(guards: GuardList, node: bytes, now_s: float) -> GuardList:
+    """No connection to the guard could be made, or it did not prove its key."""
+    guard = guards.find(node)
+    if guard is None or guard.retry_s > now_s:
+        return guards  # one refusal that several paths met counts once
+    wait_s = RETRY_S[min(guard.unreachable, len(RETRY_S) - 1)]
+    guard = replace(guard, unreachable=guard.unreachable + 1, retry_s=now_s + wait_s)
+    return _with(guards, guard)
+
+
+def _with(guards: GuardList, changed: Guard) -> GuardList:
+    return replace(
+        guards,
+        guards=tuple(changed if guard.node == changed.node else guard for guard in guards.guards),
+    )
+
+
+def _seen(guard: Guard, present: bool, day: int) -> Guard:
+    if present:
+        return replace(guard, missing_since_day=None)
+    return guard if guard.missing_since_day is not None else replace(guard, missing_since_day=day)
+
+
+def _over(guard: Guard, day: int) -> bool:
+    ends_day = guard.added_day + MAX_LIFE_DAYS if guard.ends_day is None else guard.ends_day
+    since_day = guard.missing_since_day
+    return day >= ends_day or (since_day is not None and day - since_day >= MAX_MISSING_DAYS)
+
+
+def _judged(guards: GuardList, day: int) -> GuardList:
+    """Without the biased guards, as far as the week allows."""
+    days = tuple(dropped for dropped in guards.dropped_days if day - dropped < DROP_PERIOD_DAYS)
+    listed = guards.guards
+    while True:
+        rates = {guard.node: _bias(guard, listed) for guard in listed}
+        biased = [guard for guard in listed if rates[guard.node] is not None]
+        if not biased or len(days) >= MAX_DROPS:
+            break
+        worst = min(biased, key=lambda guard: rates[guard.node] or 0.0)
+        listed = tuple(guard for guard in listed if guard is not worst)
+        days = (*days, day)
+    return replace(guards, guards=listed, dropped_days=days, exhausted=bool(biased))
+
+
+def _bias(guard: Guard, listed: Sequence[Guard]) -> float | None:
+    """The share of successes of a biased guard, None for any other."""
+    others = [other for other in listed if other is not guard]
+    rates = []
+    for own, theirs in (
+        (guard.builds, [other.builds for other in others]),
+        (guard.uses, [other.uses for other in others]),
+    ):
+        rest = Tally()
+        for tally in theirs:
+            rest = rest.plus(tally)
+        enough = min(own.attempts, rest.attempts) >= JUDGED_FROM
+        if enough and 2 * own.successes < own.attempts and 5 * rest.successes >= 4 * rest.attempts:
+            rates.append(own.successes / own.attempts)
+    return min(rates, default=None)
+
+
+def _sample(candidates: Sequence[NodeRecord], taken: Sequence[Traits], draw: Draw) -> NodeRecord:
+    ranks = [conflicts(traits_of(relay), (), taken) for relay in candidates]
+    best = min(ranks)
+    free = [relay for relay, rank in zip(candidates, ranks, strict=True) if rank == best]
+    return free[draw(len(free))]
