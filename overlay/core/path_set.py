@@ -1,0 +1,378 @@
+"""The n paths of one conversation, kept open.
+
+slot      event                                      next      effects
+────────  ─────────────────────────────────────────  ────────  ─────────────────────────────────
+EMPTY     tick, back-off over                        EMPTY     WantHops
+EMPTY     no hops                                    EMPTY     (back-off)
+EMPTY     hops chosen                                BUILDING  Build
+BUILDING  opened                                     OPEN      Built, SlotOpen
+BUILDING  time-out                                   EMPTY     Failed (listened to a while yet)
+BUILDING  broken                                     EMPTY     Failed
+BUILDING  refused, or a puzzle too hard              EMPTY     (back-off: nobody is blamed)
+BUILDING  a puzzle                                   BUILDING  Build with the puzzle
+BUILDING  guard unreachable                          EMPTY     Unreachable
+OPEN      tick, nothing heard for 20 s               OPEN      Ping
+OPEN      tick, two pings unanswered                 EMPTY     SlotLost, Close, Failed
+OPEN      broken, guard unreachable                  EMPTY     SlotLost, Failed, WantHops
+OPEN      tick, life over, unused, more than k open  EMPTY     Close, WantHops
+OPEN      tick, life over, in use, more than k open  DRAINING  (no new streams)
+DRAINING  last stream ended                          EMPTY     Close, WantHops
+DRAINING  broken, guard unreachable, pings           EMPTY     SlotLost, Failed
+any       shut                                       EMPTY     Close
+
+A set is ready with k slots OPEN. Age alone never makes a ready set unready. An event of a path
+that is in no slot changes nothing, so that it does not matter in what order events cross.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from overlay.core.build_times import FIRST_TIMEOUT_S, LATE_FACTOR
+from overlay.core.choice import Hops, Rules
+from overlay.core.draw import Draw, between
+from overlay.core.path_set_events import (
+    Build,
+    Built,
+    Close,
+    Failed,
+    GuardUnreachable,
+    HopsChosen,
+    NoHops,
+    PathBroken,
+    PathEvent,
+    PathHeard,
+    PathOpened,
+    PathRefused,
+    Ping,
+    PuzzleAsked,
+    Puzzles,
+    PuzzleSolved,
+    SetEffect,
+    SetEvent,
+    Shut,
+    SlotLost,
+    SlotOpen,
+    StreamBegun,
+    StreamEnded,
+    Tick,
+    Unreachable,
+    WantHops,
+)
+
+EMPTY = "EMPTY"
+BUILDING = "BUILDING"
+OPEN = "OPEN"
+DRAINING = "DRAINING"
+
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 5.0
+STEADY_S = 5.0
+"""A path that broke sooner after it opened is rebuilt after a back-off, any other at once."""
+MIN_LIFE_S = 480.0
+MAX_LIFE_S = 900.0
+QUIET_S = 20.0
+PINGS = 2
+MAX_DIFFICULTY = 20
+SOLVING_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """`fails` builds in a row failed; none is begun before `retry_s`."""
+
+    retry_s: float = 0.0
+    fails: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """`since_s` is None while puzzles are solved; at `until_s` the slot gives up."""
+
+    path: int
+    hops: Hops
+    since_s: float | None
+    until_s: float
+    fails: int
+    puzzles: Puzzles = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """At `ping_s` the next ping is due, or the one under way is given up."""
+
+    path: int
+    hops: Hops
+    opened_s: float
+    ends_s: float
+    ping_s: float
+    fails: int
+    pings: int = 0
+    streams: int = 0
+    draining: bool = False
+
+
+Slot: TypeAlias = Empty | Building | Open
+
+
+TRANSITIONS = frozenset(
+    {
+        (EMPTY, HopsChosen, BUILDING),
+        (BUILDING, PathOpened, OPEN),
+        (BUILDING, Tick, EMPTY),
+        (BUILDING, PathBroken, EMPTY),
+        (BUILDING, PathRefused, EMPTY),
+        (BUILDING, PuzzleAsked, EMPTY),
+        (BUILDING, GuardUnreachable, EMPTY),
+        (OPEN, Tick, EMPTY),
+        (OPEN, Tick, DRAINING),
+        (OPEN, PathBroken, EMPTY),
+        (OPEN, GuardUnreachable, EMPTY),
+        (DRAINING, StreamEnded, EMPTY),
+        (DRAINING, Tick, EMPTY),
+        (DRAINING, PathBroken, EMPTY),
+        (DRAINING, GuardUnreachable, EMPTY),
+        (BUILDING, Shut, EMPTY),
+        (OPEN, Shut, EMPTY),
+        (DRAINING, Shut, EMPTY),
+    }
+)
+"""Every change of a slot's phase, with the event that may bring it about."""
+
+
+Step: TypeAlias = tuple["PathSet", list[SetEffect]]
+
+
+@dataclass(frozen=True, slots=True)
+class PathSet:
+    """`late` are builds that timed out, listened to for what they say of build times."""
+
+    rules: Rules
+    slots: tuple[Slot, ...]
+    late: tuple[Building, ...] = ()
+    next_path: int = 0
+    timeout_s: float = FIRST_TIMEOUT_S
+    shut: bool = False
+
+    @property
+    def open_slots(self) -> dict[int, int]:
+        """The slots that take new streams, each with its path."""
+        return {
+            index: slot.path
+            for index, slot in enumerate(self.slots)
+            if isinstance(slot, Open) and not slot.draining
+        }
+
+    @property
+    def ready(self) -> bool:
+        return len(self.open_slots) >= self.rules.k
+
+    @property
+    def full(self) -> bool:
+        return len(self.open_slots) == self.rules.n
+
+    @property
+    def hops(self) -> dict[int, Hops]:
+        """The relays of each slot that has a path, open or not."""
+        return {
+            index: slot.hops for index, slot in enumerate(self.slots) if not isinstance(slot, Empty)
+        }
+
+
+def new_set(rules: Rules) -> PathSet:
+    return PathSet(rules, (Empty(),) * rules.n)
+
+
+def phase(slot: Slot) -> str:
+    match slot:
+        case Empty():
+            return EMPTY
+        case Building():
+            return BUILDING
+        case Open():
+            return DRAINING if slot.draining else OPEN
+
+
+def handle(state: PathSet, event: SetEvent, now_s: float, draw: Draw) -> Step:
+    """The set after `event` at `now_s`, and what its shell is to do."""
+    if state.shut:
+        return state, []
+    match event:
+        case Shut():
+            return _shut(state)
+        case Tick():
+            return _tick(replace(state, timeout_s=event.timeout_s), now_s, draw)
+        case HopsChosen():
+            slot = state.slots[event.slot]
+            if not isinstance(slot, Empty):
+                return state, []
+            return _build(state, event.slot, event.hops, slot.fails, {}, now_s)
+        case NoHops():
+            slot = state.slots[event.slot]
+            if not isinstance(slot, Empty):
+                return state, []
+            return _put(state, event.slot, _backed_off(slot.fails, now_s, draw)), []
+    for index, slot in enumerate(state.slots):
+        if not isinstance(slot, Empty) and slot.path == event.path:
+            if isinstance(slot, Building):
+                return _while_building(state, index, slot, event, now_s, draw)
+            return _while_open(state, index, slot, event, now_s, draw)
+    return _when_late(state, event, now_s)
+
+
+def _while_building(
+    state: PathSet, index: int, slot: Building, event: PathEvent, now_s: float, draw: Draw
+) -> Step:
+    failed = _put(state, index, _backed_off(slot.fails, now_s, draw))
+    match event:
+        case PathOpened():
+            since_s = slot.since_s if slot.since_s is not None else now_s
+            opened = Open(
+                path=slot.path,
+                hops=slot.hops,
+                opened_s=now_s,
+                ends_s=now_s + between(MIN_LIFE_S, MAX_LIFE_S, draw),
+                ping_s=_quiet_until(now_s, draw),
+                fails=slot.fails,
+            )
+            built = Built(slot.hops, now_s - since_s, late=False)
+            return _put(state, index, opened), [built, SlotOpen(index, slot.path)]
+        case PathBroken():
+            return failed, [Failed(slot.hops, event.origin)]
+        case PathRefused():
+            return failed, []
+        case PuzzleAsked():
+            # A hop that asks again after its puzzle was solved would keep us solving.
+            if event.difficulty > MAX_DIFFICULTY or event.hop in slot.puzzles:
+                return failed, []
+            puzzles = {**slot.puzzles, event.hop: (event.seed, event.difficulty)}
+            return _build(state, index, slot.hops, slot.fails, puzzles, now_s)
+        case PuzzleSolved():
+            sent = replace(slot, since_s=now_s, until_s=now_s + state.timeout_s)
+            return _put(state, index, sent), []
+        case GuardUnreachable():
+            return failed, [Unreachable(slot.hops)]
+        case PathHeard() | StreamBegun() | StreamEnded():
+            return state, []
+
+
+def _while_open(
+    state: PathSet, index: int, slot: Open, event: PathEvent, now_s: float, draw: Draw
+) -> Step:
+    match event:
+        case PathHeard():
+            return _put(state, index, replace(slot, pings=0, ping_s=_quiet_until(now_s, draw))), []
+        case PathBroken():
+            return _lost(state, index, slot, event.origin, now_s, draw)
+        case GuardUnreachable():
+            return _lost(state, index, slot, None, now_s, draw)
+        case StreamBegun():
+            return _put(state, index, replace(slot, streams=slot.streams + 1)), []
+        case StreamEnded():
+            streams = max(slot.streams - 1, 0)
+            if streams or not slot.draining:
+                return _put(state, index, replace(slot, streams=streams)), []
+            return _put(state, index, Empty(now_s)), [Close(slot.path), WantHops(index)]
+        case PathOpened() | PathRefused() | PuzzleAsked() | PuzzleSolved():
+            return state, []
+
+
+def _when_late(state: PathSet, event: PathEvent, now_s: float) -> Step:
+    found = next((build for build in state.late if build.path == event.path), None)
+    if found is None or isinstance(event, PathHeard | PuzzleSolved | StreamBegun | StreamEnded):
+        return state, []
+    state = replace(state, late=tuple(build for build in state.late if build is not found))
+    if not isinstance(event, PathOpened) or found.since_s is None:
+        return state, []  # it is over, and was counted when it timed out
+    return state, [Built(found.hops, now_s - found.since_s, late=True), Close(found.path)]
+
+
+def _tick(state: PathSet, now_s: float, draw: Draw) -> Step:
+    effects: list[SetEffect] = [Close(build.path) for build in state.late if build.until_s <= now_s]
+    late = tuple(build for build in state.late if build.until_s > now_s)
+    state = replace(state, late=late)
+    for index, slot in enumerate(state.slots):
+        match slot:
+            case Building() if slot.until_s <= now_s:
+                state, more = _timed_out(state, index, slot, now_s, draw)
+            case Open() if slot.ping_s <= now_s:
+                state, more = _pinged(state, index, slot, now_s, draw)
+            case Open() if slot.ends_s <= now_s and not slot.draining:
+                state, more = _aged(state, index, slot, now_s)
+            case _:
+                more = []
+        effects += more
+    wanted = {effect.slot for effect in effects if isinstance(effect, WantHops)}
+    effects += [
+        WantHops(index)
+        for index, slot in enumerate(state.slots)
+        if isinstance(slot, Empty) and slot.retry_s <= now_s and index not in wanted
+    ]
+    return state, effects
+
+
+def _timed_out(state: PathSet, index: int, slot: Building, now_s: float, draw: Draw) -> Step:
+    state = _put(state, index, _backed_off(slot.fails, now_s, draw))
+    if slot.since_s is None:
+        return state, [Close(slot.path)]  # our own slowness with a puzzle
+    listened = replace(slot, until_s=slot.since_s + LATE_FACTOR * state.timeout_s)
+    effects: list[SetEffect] = [Failed(slot.hops, None, timed_out=True)]
+    if listened.until_s <= now_s:
+        return state, [*effects, Close(slot.path)]
+    return replace(state, late=(*state.late, listened)), effects
+
+
+def _pinged(state: PathSet, index: int, slot: Open, now_s: float, draw: Draw) -> Step:
+    if slot.pings >= PINGS:
+        state, effects = _lost(state, index, slot, None, now_s, draw)
+        return state, [*effects, Close(slot.path)]
+    asked = replace(slot, pings=slot.pings + 1, ping_s=now_s + 2 * state.timeout_s)
+    return _put(state, index, asked), [Ping(slot.path)]
+
+
+def _aged(state: PathSet, index: int, slot: Open, now_s: float) -> Step:
+    if len(state.open_slots) <= state.rules.k:
+        return state, []
+    if slot.streams:
+        return _put(state, index, replace(slot, draining=True)), []
+    return _put(state, index, Empty(now_s)), [Close(slot.path), WantHops(index)]
+
+
+def _lost(
+    state: PathSet, index: int, slot: Open, origin: int | None, now_s: float, draw: Draw
+) -> Step:
+    effects: list[SetEffect] = [SlotLost(index), Failed(slot.hops, origin)]
+    if now_s - slot.opened_s < STEADY_S:
+        return _put(state, index, _backed_off(slot.fails, now_s, draw)), effects
+    return _put(state, index, Empty(now_s)), [*effects, WantHops(index)]
+
+
+def _build(
+    state: PathSet, index: int, hops: Hops, fails: int, puzzles: Puzzles, now_s: float
+) -> Step:
+    path = state.next_path
+    since_s = None if puzzles else now_s
+    until_s = now_s + (SOLVING_S if puzzles else state.timeout_s)
+    slot = Building(path, hops, since_s, until_s, fails, puzzles)
+    state = replace(_put(state, index, slot), next_path=path + 1)
+    return state, [Build(path, hops, puzzles)]
+
+
+def _shut(state: PathSet) -> Step:
+    paths = [slot.path for slot in (*state.slots, *state.late) if not isinstance(slot, Empty)]
+    slots = (Empty(),) * len(state.slots)
+    return replace(state, slots=slots, late=(), shut=True), [Close(path) for path in paths]
+
+
+def _put(state: PathSet, index: int, slot: Slot) -> PathSet:
+    return replace(state, slots=(*state.slots[:index], slot, *state.slots[index + 1 :]))
+
+
+def _backed_off(fails: int, now_s: float, draw: Draw) -> Empty:
+    wait_s = min(FIRST_BACKOFF_S * 2.0 ** min(fails, 20), MAX_BACKOFF_S)
+    return Empty(now_s + wait_s * between(0.8, 1.2, draw), fails + 1)
+
+
+def _quiet_until(now_s: float, draw: Draw) -> float:
+    return now_s + QUIET_S * between(0.8, 1.2, draw)

@@ -1,0 +1,361 @@
+"""The paths of a conversation, under any order of events."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from overlay.core import path_set
+from overlay.core.choice import Hops, Rules
+from overlay.core.diversity import Conflicts
+from overlay.core.path_set import (
+    BUILDING,
+    DRAINING,
+    EMPTY,
+    OPEN,
+    TRANSITIONS,
+    Building,
+    Empty,
+    Open,
+    PathSet,
+    handle,
+    new_set,
+    phase,
+)
+from overlay.core.path_set_events import (
+    Build,
+    Built,
+    Close,
+    Failed,
+    GuardUnreachable,
+    HopsChosen,
+    NoHops,
+    PathBroken,
+    PathHeard,
+    PathOpened,
+    PathRefused,
+    Ping,
+    PuzzleAsked,
+    PuzzleSolved,
+    SetEffect,
+    SetEvent,
+    Shut,
+    SlotLost,
+    SlotOpen,
+    StreamBegun,
+    StreamEnded,
+    Tick,
+    Unreachable,
+    WantHops,
+)
+from tests.overlay.relays import relay
+
+RULES = Rules()
+
+
+def hops(number: int) -> Hops:
+    return Hops(tuple(relay(3 * number + place) for place in range(3)), Conflicts())
+
+
+def run(
+    state: PathSet, *events: tuple[float, SetEvent], seed: int = 1
+) -> tuple[PathSet, list[SetEffect]]:
+    """The state after `events`, each at its time, and the effects of the last."""
+    effects: list[SetEffect] = []
+    for now_s, event in events:
+        state, effects = handle(state, event, now_s, Random(seed).randrange)
+    return state, effects
+
+
+def opened(count: int = 4, at_s: float = 0.0, seed: int = 1) -> PathSet:
+    state = new_set(RULES)
+    for slot in range(count):
+        state, _ = run(state, (at_s, HopsChosen(slot, hops(slot))))
+        state, _ = run(state, (at_s, PathOpened(slot)), seed=seed + slot)
+    return state
+
+
+def test_a_new_set_wants_hops_for_each_slot_and_builds() -> None:
+    state, effects = run(new_set(RULES), (0.0, Tick(2.0)))
+    assert effects == [WantHops(0), WantHops(1), WantHops(2), WantHops(3)]
+    state, effects = run(state, (0.0, HopsChosen(2, hops(5))))
+    assert effects == [Build(0, hops(5), {})]
+    assert state.hops == {2: hops(5)}
+    state, effects = run(state, (0.5, PathOpened(0)))
+    assert effects == [Built(hops(5), 0.5, late=False), SlotOpen(2, 0)]
+    assert state.open_slots == {2: 0}
+    assert not state.ready
+
+
+def test_ready_with_k_and_full_with_n() -> None:
+    assert not opened(2).ready
+    assert opened(3).ready
+    assert not opened(3).full
+    assert opened(4).full
+
+
+def test_where_there_are_no_hops_the_slot_waits() -> None:
+    state, effects = run(new_set(RULES), (0.0, NoHops(1)), (0.01, Tick(3.0)))
+    assert WantHops(1) not in effects
+    state, effects = run(state, (0.06, Tick(3.0)))
+    assert WantHops(1) in effects
+
+
+def test_back_off_doubles_to_five_seconds() -> None:
+    state, now_s, waits_s = new_set(Rules(n=1, k=1)), 0.0, []
+    for path in range(12):
+        state, _ = run(state, (now_s, HopsChosen(0, hops(0))), (now_s, PathBroken(path)))
+        slot = state.slots[0]
+        assert isinstance(slot, Empty)
+        waits_s.append(slot.retry_s - now_s)
+        now_s = slot.retry_s
+    expected_s = [min(0.05 * 2**number, 5.0) for number in range(12)]
+    for wait_s, middle_s in zip(waits_s, expected_s, strict=True):
+        assert 0.8 * middle_s - 1e-6 <= wait_s <= 1.2 * middle_s + 1e-6
+
+
+def test_a_late_build_is_learned_from_and_not_used() -> None:
+    state, _ = run(new_set(RULES), (0.0, Tick(1.0)), (0.0, HopsChosen(0, hops(0))))
+    state, effects = run(state, (1.0, Tick(1.0)))
+    assert effects[0] == Failed(hops(0), None, timed_out=True)
+    assert isinstance(state.slots[0], Empty)
+    late, effects = run(state, (2.5, PathOpened(0)))
+    assert effects == [Built(hops(0), 2.5, late=True), Close(0)]
+    assert late.late == ()
+    assert late.open_slots == {}
+    state, effects = run(state, (3.0, Tick(1.0)))
+    assert Close(0) in effects
+    assert run(state, (3.1, PathOpened(0)))[1] == []
+
+
+def test_a_late_build_that_breaks_is_not_counted_twice() -> None:
+    state, _ = run(
+        new_set(RULES), (0.0, Tick(1.0)), (0.0, HopsChosen(0, hops(0))), (1.0, Tick(1.0))
+    )
+    state, effects = run(state, (2.0, PathBroken(0)))
+    assert (state.late, effects) == ((), [])
+
+
+def test_a_refusal_is_nobodys_fault() -> None:
+    state, effects = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))), (0.1, PathRefused(0)))
+    assert effects == []
+    slot = state.slots[0]
+    assert isinstance(slot, Empty)
+    assert slot.retry_s > 0.1
+
+
+def test_a_puzzle_is_solved_once_a_hop_and_up_to_a_difficulty() -> None:
+    state, _ = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))))
+    assert isinstance(run(state, (0.1, PuzzleAsked(0, 1, b"s", 21)))[0].slots[0], Empty)
+    state, effects = run(state, (0.1, PuzzleAsked(0, 1, b"s", 20)))
+    assert effects == [Build(1, hops(0), {1: (b"s", 20)})]
+    assert run(state, (9.0, Tick(3.0)))[0].slots[0] == state.slots[0]
+    solved, _ = run(state, (9.0, PuzzleSolved(1)), (9.5, PathOpened(1)))
+    assert solved.open_slots == {0: 1}
+    more, effects = run(state, (9.0, PuzzleAsked(1, 2, b"t", 3)))
+    assert effects == [Build(2, hops(0), {1: (b"s", 20), 2: (b"t", 3)})]
+    again, effects = run(more, (9.5, PuzzleAsked(2, 1, b"u", 1)))
+    assert effects == []
+    assert isinstance(again.slots[0], Empty)
+    stuck, effects = run(state, (61.0, Tick(3.0)))
+    assert effects[0] == Close(1)
+    assert isinstance(stuck.slots[0], Empty)
+
+
+def test_an_unreachable_guard_is_told_apart_from_a_failed_path() -> None:
+    state, effects = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))), (0.1, GuardUnreachable(0)))
+    assert effects == [Unreachable(hops(0))]
+    assert isinstance(state.slots[0], Empty)
+
+
+def test_a_steady_path_that_breaks_is_replaced_at_once() -> None:
+    for origin in (None, 0, 2):
+        state, effects = run(opened(), (5.0, PathBroken(1, origin)))
+        assert effects == [SlotLost(1), Failed(hops(1), origin), WantHops(1)]
+        assert state.ready
+    state, effects = run(opened(), (4.9, PathBroken(1)))
+    assert effects == [SlotLost(1), Failed(hops(1), None)]
+    assert WantHops(1) not in run(state, (4.93, Tick(3.0)))[1]
+
+
+def test_a_quiet_path_is_pinged_twice_and_then_lost() -> None:
+    state = opened()
+    pings_s = [slot.ping_s for slot in state.slots if isinstance(slot, Open)]
+    assert all(16 <= ping_s <= 24 for ping_s in pings_s)
+    assert len(set(pings_s)) == 4
+    assert run(state, (min(pings_s) - 0.01, Tick(2.0)))[1] == []
+    state, effects = run(state, (24.0, Tick(2.0)))
+    assert effects == [Ping(path) for path in range(4)]
+    alive, _ = run(state, *[(25.0, PathHeard(path)) for path in (1, 2, 3)])
+    alive, effects = run(alive, (28.0, Tick(2.0)))
+    assert effects == [Ping(0)]
+    answered, _ = run(alive, (31.0, PathHeard(0)))
+    assert run(answered, (32.0, Tick(2.0)))[1] == []
+    alive, effects = run(alive, (32.0, Tick(2.0)))
+    assert effects == [SlotLost(0), Failed(hops(0), None), WantHops(0), Close(0)]
+
+
+def test_lives_differ_and_age_leaves_k_open() -> None:
+    state = opened(seed=10)
+    ends_s = [slot.ends_s for slot in state.slots if isinstance(slot, Open)]
+    assert all(480 <= end_s < 900 for end_s in ends_s)
+    assert len(set(ends_s)) == 4
+    state, _ = run(state, *[(899.0, PathHeard(path)) for path in range(4)])
+    state, effects = run(state, (900.0, Tick(3.0)))
+    assert effects == [Close(0), WantHops(0)]
+    assert state.ready
+    state, effects = run(state, (901.0, Tick(3.0)))
+    assert effects == [WantHops(0)]
+    state, _ = run(state, (901.0, HopsChosen(0, hops(9))), (901.2, PathOpened(4)))
+    assert run(state, (902.0, Tick(3.0)))[1] == [Close(1), WantHops(1)]
+
+
+def test_a_path_in_use_drains_before_it_goes() -> None:
+    state, _ = run(opened(), (1.0, StreamBegun(0)), (1.0, StreamBegun(0)), (899.0, PathHeard(0)))
+    state, _ = run(state, *[(899.0, PathHeard(path)) for path in range(4)])
+    state, effects = run(state, (900.0, Tick(3.0)))
+    assert effects == []
+    assert phase(state.slots[0]) == DRAINING
+    assert list(state.open_slots) == [1, 2, 3]
+    state, effects = run(state, (901.0, StreamEnded(0)))
+    assert effects == []
+    broken = run(state, (902.0, PathBroken(0)))[1]
+    assert broken == [SlotLost(0), Failed(hops(0), None), WantHops(0)]
+    state, effects = run(state, (902.0, StreamEnded(0)))
+    assert effects == [Close(0), WantHops(0)]
+
+
+def test_a_set_that_is_shut_does_nothing_any_more() -> None:
+    state, _ = run(new_set(RULES), (0.0, Tick(1.0)), (0.0, HopsChosen(0, hops(0))))
+    state, _ = run(state, (1.0, Tick(1.0)), (1.0, HopsChosen(1, hops(1))), (1.1, PathOpened(1)))
+    state, _ = run(state, (1.2, HopsChosen(2, hops(2))))
+    state, effects = run(state, (2.0, Shut()))
+    assert set(map(repr, effects)) == {repr(Close(path)) for path in range(3)}
+    for event in (PathOpened(2), Tick(1.0), HopsChosen(3, hops(3)), PathBroken(1), Shut()):
+        assert run(state, (3.0, event)) == (state, [])
+
+
+def test_the_table_lists_the_transitions() -> None:
+    phases = {EMPTY, BUILDING, OPEN, DRAINING}
+    assert path_set.__doc__ is not None
+    listed = set()
+    for line in path_set.__doc__.splitlines():
+        before, _, after = (line[:10].strip(), line[10:53], line[53:63].strip())
+        if after in phases and before != after:
+            befores = phases - {EMPTY} if before == "any" else {before}
+            listed |= {(item, after) for item in befores}
+    assert listed == {(before, after) for before, _, after in TRANSITIONS}
+
+
+class PathSetMachine(RuleBasedStateMachine):
+    """A shell that answers in any order, late or never, and a clock that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = new_set(RULES)
+        self.now_s = 0.0
+        self.draw = Random(0).randrange
+        self.standing: set[int] = set()
+        """Paths that were built and neither closed nor over."""
+        self.live: dict[int, int] = {}
+        """Slots that running exchanges believe to be open."""
+        self.free = 0
+
+    def feed(self, event: SetEvent) -> list[SetEffect]:
+        before = self.state
+        self.state, effects = handle(before, event, self.now_s, self.draw)
+        for old, new in zip(before.slots, self.state.slots, strict=True):
+            if phase(old) != phase(new):
+                assert (phase(old), type(event), phase(new)) in TRANSITIONS
+        if isinstance(event, Tick) and before.ready:
+            losses = sum(isinstance(effect, SlotLost) for effect in effects)
+            assert self.state.ready or losses
+        for effect in effects:
+            self.carry_out(effect)
+        return effects
+
+    def carry_out(self, effect: SetEffect) -> None:
+        match effect:
+            case WantHops(slot):
+                assert phase(self.state.slots[slot]) == EMPTY
+                self.free += 1
+                self.feed(NoHops(slot) if self.free % 7 == 0 else HopsChosen(slot, hops(self.free)))
+            case Build(path):
+                assert path not in self.standing
+                self.standing.add(path)
+            case Close(path):
+                self.standing.discard(path)
+                self.live = {slot: held for slot, held in self.live.items() if held != path}
+            case SlotOpen(slot, path):
+                self.live[slot] = path
+            case SlotLost(slot):
+                del self.live[slot]
+
+    @rule(seconds=st.floats(0.001, 400.0), timeout_s=st.floats(0.25, 10.0))
+    def time_passes(self, seconds: float, timeout_s: float) -> None:
+        self.now_s += seconds
+        self.feed(Tick(timeout_s))
+
+    @precondition(lambda self: self.state.next_path > 0)
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from([PathOpened, PathOpened, PathHeard, PathBroken, PathRefused]),
+    )
+    def path_event(self, data: st.DataObject, kind: Any) -> None:
+        path = data.draw(st.integers(max(0, self.state.next_path - 12), self.state.next_path))
+        building = {
+            s.path for s in (*self.state.slots, *self.state.late) if isinstance(s, Building)
+        }
+        if kind is PathBroken or (kind is PathRefused and path in building):
+            self.standing.discard(path)
+        self.feed(kind(path))
+
+    @precondition(lambda self: self.state.next_path > 0)
+    @rule(data=st.data(), hop=st.integers(0, 2), difficulty=st.integers(0, 22))
+    def puzzle(self, data: st.DataObject, hop: int, difficulty: int) -> None:
+        path = data.draw(st.integers(0, self.state.next_path))
+        building = {
+            s.path for s in (*self.state.slots, *self.state.late) if isinstance(s, Building)
+        }
+        if path in building:
+            self.standing.discard(path)
+        self.feed(PuzzleAsked(path, hop, b"seed", difficulty))
+        self.feed(PuzzleSolved(data.draw(st.integers(0, self.state.next_path))))
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), begins=st.booleans())
+    def stream(self, data: st.DataObject, begins: bool) -> None:
+        path = data.draw(st.sampled_from(sorted(self.live.values())))
+        self.feed(StreamBegun(path) if begins else StreamEnded(path))
+
+    @precondition(lambda self: self.state.next_path > 0)
+    @rule(data=st.data())
+    def guard_unreachable(self, data: st.DataObject) -> None:
+        path = data.draw(st.integers(max(0, self.state.next_path - 6), self.state.next_path))
+        self.standing.discard(path)
+        self.feed(GuardUnreachable(path))
+
+    @invariant()
+    def exchanges_know_the_open_paths(self) -> None:
+        usable = {i: slot.path for i, slot in enumerate(self.state.slots) if isinstance(slot, Open)}
+        assert self.live == usable
+
+    @invariant()
+    def the_shell_has_the_paths_of_the_set_and_no_other(self) -> None:
+        held = [slot.path for slot in self.state.slots if not isinstance(slot, Empty)]
+        held += [build.path for build in self.state.late]
+        assert len(set(held)) == len(held)
+        assert set(held) == self.standing
+
+    def teardown(self) -> None:
+        self.feed(Shut())
+        assert not self.standing
+        assert not self.live
+
+
+TestPathSetMachine = PathSetMachine.TestCase
+TestPathSetMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
