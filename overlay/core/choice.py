@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from overlay.core.diversity import Conflicts, conflicts, seasoned, traits_of
+from overlay.core.diversity import NOBODY, Conflicts, conflicts, kin_of, seasoned, traits_of
 from overlay.core.draw import Draw
 from overlay.core.guards import GuardList
 from planetserve.records import NodeRecord
@@ -88,17 +88,18 @@ def choose_set_hops(
         return None
     # The guards of the slots that have no path yet count as if they had one.
     kept = [by_id[node] for node in line[: rules.n] if node != guard]
-    rest = [
-        traits_of(relay) for relay in {item.id: item for item in (*kept, *used.others)}.values()
-    ]
-    target = traits_of(used.target) if used.target is not None else None
+    rest = kin_of((*kept, *used.others))
+    target = kin_of((used.target,)) if used.target is not None else NOBODY
+    traits = {relay.id: traits_of(relay) for relay in free}
     chosen = [by_id[guard]]
-    relaxed = conflicts(traits_of(chosen[0]), (), rest, target if rules.hops == 1 else None)
+    relaxed = conflicts(
+        traits_of(chosen[0]), rest=rest, target=target if rules.hops == 1 else NOBODY
+    )
     # The last relay is chosen before those between, while most are still free for its place.
     for position in range(rules.hops - 1, 0, -1):
-        path = [traits_of(relay) for relay in chosen]
-        aim = target if position == rules.hops - 1 else None
-        ranks = [conflicts(traits_of(relay), path, rest, aim) for relay in free]
+        path = kin_of(chosen)
+        aim = target if position == rules.hops - 1 else NOBODY
+        ranks = [conflicts(traits[relay.id], path, rest, aim) for relay in free]
         best = min(ranks)
         fit = [relay for relay, rank in zip(free, ranks, strict=True) if rank == best]
         relay = fit[draw(len(fit))]

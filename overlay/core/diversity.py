@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -28,6 +29,17 @@ class Traits:
     network: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """The operators and networks of some nodes, as far as they have any."""
+
+    operators: frozenset[str | None] = frozenset()
+    networks: frozenset[str | None] = frozenset()
+
+
+NOBODY = Kin()
+
+
 class Conflicts(NamedTuple):
     """What a relay shares with others, each 0 or 1 for one relay; compared from the left.
 
@@ -45,6 +57,7 @@ class Conflicts(NamedTuple):
         return Conflicts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+@lru_cache(maxsize=16_384)
 def network_of(endpoint: str) -> str | None:
     """The /16 of a global IPv4 address, the /32 of an IPv6 one, in `tcp://host:port`."""
     try:
@@ -63,25 +76,25 @@ def traits_of(node: NodeRecord) -> Traits:
     return Traits(node.operator or None, network_of(node.endpoints.get("overlay", "")))
 
 
-def shared(node: Traits, others: Iterable[Traits]) -> tuple[int, int]:
+def kin_of(nodes: Iterable[NodeRecord]) -> Kin:
+    traits = [traits_of(node) for node in nodes]
+    return Kin(
+        frozenset(item.operator for item in traits if item.operator is not None),
+        frozenset(item.network for item in traits if item.network is not None),
+    )
+
+
+def shared(node: Traits, others: Kin) -> tuple[int, int]:
     """Whether one of `others` has the operator of `node`, and whether one has its network."""
-    operator = network = 0
-    for other in others:
-        operator |= node.operator is not None and node.operator == other.operator
-        network |= node.network is not None and node.network == other.network
-    return operator, network
+    return int(node.operator in others.operators), int(node.network in others.networks)
 
 
 def conflicts(
-    node: Traits, path: Iterable[Traits], rest: Iterable[Traits], target: Traits | None = None
+    node: Traits, path: Kin = NOBODY, rest: Kin = NOBODY, target: Kin = NOBODY
 ) -> Conflicts:
     """What `node` shares with the relays of its own path, with those of the `rest` of its set,
     and with the model node that it would be the last relay before."""
-    return Conflicts(
-        *(shared(node, (target,)) if target is not None else (0, 0)),
-        *shared(node, path),
-        *shared(node, rest),
-    )
+    return Conflicts(*shared(node, target), *shared(node, path), *shared(node, rest))
 
 
 def seasoned(

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from overlay.core.diversity import Traits, conflicts, seasoned, traits_of
+from overlay.core.diversity import Kin, conflicts, kin_of, seasoned, traits_of
 from overlay.core.draw import Draw
 from planetserve.records import NodeRecord
 
@@ -138,7 +138,7 @@ def maintained(
     ]
     usable = sum(guard.missing_since_day is None and guard.retry_s <= now_s for guard in listed)
     while usable < rules.n and len(listed) < rules.most and candidates:
-        taken = [traits_of(by_id[guard.node]) for guard in listed if guard.node in by_id]
+        taken = kin_of(by_id[guard.node] for guard in listed if guard.node in by_id)
         chosen = _sample(candidates, taken, draw)
         candidates.remove(chosen)
         listed.append(Guard(chosen.id, day))
@@ -249,8 +249,8 @@ def _bias(guard: Guard, listed: Sequence[Guard]) -> float | None:
     return min(rates, default=None)
 
 
-def _sample(candidates: Sequence[NodeRecord], taken: Sequence[Traits], draw: Draw) -> NodeRecord:
-    ranks = [conflicts(traits_of(relay), (), taken) for relay in candidates]
+def _sample(candidates: Sequence[NodeRecord], taken: Kin, draw: Draw) -> NodeRecord:
+    ranks = [conflicts(traits_of(relay), rest=taken) for relay in candidates]
     best = min(ranks)
     free = [relay for relay, rank in zip(candidates, ranks, strict=True) if rank == best]
     return free[draw(len(free))]

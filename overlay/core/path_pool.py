@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from overlay.core.choice import Rules, SetUse
-from overlay.core.diversity import shared, traits_of
+from overlay.core.diversity import kin_of, shared, traits_of
 from overlay.core.draw import Draw
 from overlay.core.path_set import PathSet, handle, new_set
 from overlay.core.path_set_events import SetEffect, SetEvent, Shut, Tick
@@ -189,10 +189,10 @@ def _suits(member: Member, target: NodeRecord) -> bool:
     network. A set that is for this target already is as good as could be had."""
     if member.target is not None and member.target.id == target.id:
         return True
-    chosen = list(member.paths.hops.values())
+    kin = kin_of((target,))
     return not any(
-        target.id in hops.ids or any(shared(traits_of(hops.relays[-1]), [traits_of(target)]))
-        for hops in chosen
+        target.id in hops.ids or any(shared(traits_of(hops.relays[-1]), kin))
+        for hops in member.paths.hops.values()
     )
 
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.core.diversity import Conflicts, Traits, conflicts, network_of, seasoned, traits_of
+from overlay.core.diversity import (
+    Conflicts,
+    Traits,
+    conflicts,
+    kin_of,
+    network_of,
+    seasoned,
+    traits_of,
+)
 from overlay.core.draw import between, exponential
 from tests.overlay.relays import relay
 
@@ -39,16 +47,18 @@ def test_no_endpoint_breaks_the_choice(endpoint: str) -> None:
 
 
 def test_an_undeclared_operator_is_one_of_its_own() -> None:
-    nobody = traits_of(relay(1))
-    assert conflicts(nobody, [traits_of(relay(2))], [traits_of(relay(3))]) == Conflicts()
+    others = kin_of([relay(2), relay(3)])
+    assert conflicts(traits_of(relay(1)), others, others, others) == Conflicts()
 
 
 def test_conflicts_are_with_the_target_then_the_path_then_the_set() -> None:
-    node = Traits("one", "8.8.0.0/16")
-    operator, network = Traits("one", None), Traits("two", "8.8.0.0/16")
-    assert conflicts(node, [operator], [network]) == Conflicts(path_operator=1, set_network=1)
-    assert conflicts(node, [network], [operator]) == Conflicts(path_network=1, set_operator=1)
-    assert conflicts(node, [], [], operator) == Conflicts(target_operator=1)
+    node = traits_of(relay(1, "one", "8.8.4.4"))
+    assert node == Traits("one", "8.8.0.0/16")
+    operator, network = kin_of([relay(2, "one")]), kin_of([relay(3, "two", "8.8.200.1")])
+    assert conflicts(node, operator, network) == Conflicts(path_operator=1, set_network=1)
+    assert conflicts(node, network, operator) == Conflicts(path_network=1, set_operator=1)
+    assert conflicts(node, target=operator) == Conflicts(target_operator=1)
+    assert conflicts(node, kin_of([relay(4, "two"), relay(5)])) == Conflicts()
     in_order = [
         Conflicts(set_network=1),
         Conflicts(set_operator=1),
