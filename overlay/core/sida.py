@@ -12,9 +12,11 @@ recipient, which finds a polluted one. The AEAD of the whole message finds whate
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
+from math import comb
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -29,6 +31,8 @@ KEY_BYTES = 32
 HEADER_BYTES = 8
 MAX_MESSAGE_BYTES = 4 << 20
 TAG_BYTES = 16
+MAX_SUBSETS = 20
+"""How many choices of k cloves `combine_any` tries: all of them up to 3 of 6."""
 FRAGMENT_HEADER_BYTES = 80
 """What the erasure-coding library puts in front of a fragment."""
 
@@ -103,13 +107,74 @@ def combine(cloves: Iterable[Clove]) -> bytes:
         raise SidaError("cloves of different messages")
     if len(chosen) < k:
         raise SidaError("fewer cloves than are needed")
-    chosen = chosen[:k]
+    return _open(chosen[:k])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """A message and the indices of cloves that are certainly not of it.
+
+    Polluters who know each other can change their key shares so that the changes cancel out. They
+    are not told from the others then, and did no harm; a good clove is never named.
+    """
+
+    message: bytes
+    polluted: frozenset[int]
+
+
+def combine_any(cloves: Iterable[Clove]) -> Combined:
+    """The message from k good cloves among some that may be anything, and which those are.
+
+    Tries the choices of k among cloves of one kind, at most `MAX_SUBSETS` of them. Raises
+    `SidaError` when none of them opens.
+    """
+    by_index = {clove.index: clove for clove in cloves}
+    kinds: dict[tuple[int, int, int], list[Clove]] = {}
+    for index in sorted(by_index):
+        clove = by_index[index]
+        kinds.setdefault((clove.n, clove.k, clove.length), []).append(clove)
+    tries = 0
+    for kind in sorted(kinds, key=lambda kind: -len(kinds[kind])):
+        for chosen in combinations(kinds[kind], kind[1]):
+            tries += 1
+            if tries > MAX_SUBSETS:
+                raise SidaError("too many cloves do not belong together")
+            try:
+                message, key, ciphertext = _open(chosen)
+            except SidaError:
+                continue
+            good = _unsuspected(kinds[kind], chosen, key, ciphertext)
+            return Combined(message, frozenset(by_index.keys() - good))
+    raise SidaError("no choice of cloves authenticates")
+
+
+def _open(chosen: Sequence[Clove]) -> tuple[bytes, bytes, bytes]:
+    """Message, key and ciphertext from exactly k cloves of one kind."""
+    n, k = chosen[0].n, chosen[0].k
     key = shamir.combine({clove.index + 1: clove.key_share for clove in chosen})
-    ciphertext = _gather(chosen, n, k, length)
+    ciphertext = _gather(chosen, n, k, chosen[0].length)
     try:
-        return ChaCha20Poly1305(key).decrypt(bytes(12), ciphertext, bytes((VERSION, n, k)))
+        message = ChaCha20Poly1305(key).decrypt(bytes(12), ciphertext, bytes((VERSION, n, k)))
     except InvalidTag as error:
         raise SidaError("the cloves do not authenticate") from error
+    return message, key, ciphertext
+
+
+def _unsuspected(
+    cloves: Sequence[Clove], opened: Sequence[Clove], key: bytes, ciphertext: bytes
+) -> set[int]:
+    """Indices of the cloves with the right fragment whose share, with some k - 1 others, gives the
+    key; where there are too many choices to try, of all with the right fragment."""
+    n, k = opened[0].n, opened[0].k
+    fragments = _disperse(ciphertext, n, k)
+    fitting = [clove for clove in cloves if clove.fragment == fragments[clove.index]]
+    if comb(len(fitting), k) > MAX_SUBSETS:
+        return {clove.index for clove in fitting}
+    good = {clove.index for clove in opened if clove in fitting}
+    for chosen in combinations(fitting, k):
+        if shamir.combine({clove.index + 1: clove.key_share for clove in chosen}) == key:
+            good.update(clove.index for clove in chosen)
+    return good
 
 
 @lru_cache(maxsize=MAX_CLOVES * MAX_CLOVES)
@@ -140,7 +205,7 @@ def _disperse(ciphertext: bytes, n: int, k: int) -> list[bytes]:
     return [f[FRAGMENT_HEADER_BYTES:] for f in _code(n, k).encode(ciphertext)]
 
 
-def _gather(cloves: list[Clove], n: int, k: int, length: int) -> bytes:
+def _gather(cloves: Sequence[Clove], n: int, k: int, length: int) -> bytes:
     headers: tuple[bytes, ...] = ()
     if k == 1:
         size = length
@@ -152,7 +217,7 @@ def _gather(cloves: list[Clove], n: int, k: int, length: int) -> bytes:
         raise SidaError("a fragment has the wrong size")
     if k == 1:
         return cloves[0].fragment
-    if k == n:
+    if all(clove.index < k for clove in cloves):  # the code is systematic: they are the ciphertext
         return b"".join(clove.fragment for clove in cloves)[:length]
     fragments = [headers[clove.index] + clove.fragment for clove in cloves]
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +66,86 @@ def test_cloves_of_two_messages_do_not_mix() -> None:
 def test_four_cloves_cost_at_most_half_more_than_the_message() -> None:
     cloves = sida.split(b"m" * 1040, 4, 3, seeded(96))
     assert sum(len(clove.encode()) for clove in cloves) <= 1.5 * 1056
+
+
+SMALL_THRESHOLDS = st.integers(1, 6).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
+
+
+@given(SMALL_THRESHOLDS, st.binary(max_size=2000), st.data())
+def test_polluted_cloves_are_found_while_k_are_good(
+    threshold: tuple[int, int], message: bytes, data: st.DataObject
+) -> None:
+    """Whatever is changed of up to n - k cloves: the share, the fragment or the length. Changes of
+    several shares may cancel out; a good clove is blamed in no case."""
+    n, k = threshold
+    cloves = list(sida.split(message, n, k, seeded(sida.random_bytes_needed(k))))
+    polluted = data.draw(st.sets(st.integers(0, n - 1), max_size=n - k))
+    for index in polluted:
+        damaged = bytearray(cloves[index].encode())
+        places = [4, *range(sida.HEADER_BYTES, len(damaged))]  # 4: a length that decodes or not
+        damaged[data.draw(st.sampled_from(places))] ^= data.draw(st.integers(1, 255))
+        try:
+            cloves[index] = sida.decode_clove(bytes(damaged))
+        except sida.SidaError:
+            cloves[index] = replace(cloves[index], key_share=bytes(32))
+    combined = sida.combine_any(cloves)
+    assert combined.message == message
+    assert combined.polluted <= polluted
+    assert len(combined.polluted) == len(polluted) or len(polluted) > 1
+
+
+def test_shares_whose_changes_cancel_out_bring_blame_on_nobody() -> None:
+    cloves = list(sida.split(b"m" * 100, 5, 3, seeded(96)))
+    for index in (0, 1):
+        share = bytes((cloves[index].key_share[0] ^ 1,)) + cloves[index].key_share[1:]
+        cloves[index] = replace(cloves[index], key_share=share)
+    assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset())
+
+
+def test_too_many_to_try_are_blamed_for_their_fragments_alone() -> None:
+    cloves = list(sida.split(b"m" * 100, 16, 8, seeded(sida.random_bytes_needed(8))))
+    cloves[14] = replace(cloves[14], key_share=bytes(32))
+    cloves[15] = replace(cloves[15], fragment=bytes(len(cloves[15].fragment)))
+    assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset({15}))
+
+
+@pytest.mark.parametrize("bad", list(combinations(range(4), 2)))
+def test_fewer_than_k_good_cloves_give_nothing(bad: tuple[int, int]) -> None:
+    cloves = list(sida.split(b"m" * 1040, 4, 3, seeded(96)))
+    for index in bad:
+        cloves[index] = replace(cloves[index], key_share=bytes(32))
+    with pytest.raises(sida.SidaError, match="no choice of cloves"):
+        sida.combine_any(cloves)
+
+
+def test_cloves_of_another_message_of_the_same_length_are_the_polluted_ones() -> None:
+    cloves = list(sida.split(b"asked" * 99, 6, 3, seeded(96, 1)))
+    cloves[1:4] = sida.split(b"other" * 99, 6, 3, seeded(96, 2))[1:4]
+    cloves[1] = replace(cloves[1], fragment=b"short")
+    combined = sida.combine_any(cloves)
+    assert combined == sida.Combined(b"asked" * 99, frozenset({1, 2, 3}))
+
+
+def test_how_often_choices_are_tried_is_bounded() -> None:
+    cloves = sida.split(b"m", 16, 8, seeded(sida.random_bytes_needed(8)))
+    with pytest.raises(sida.SidaError, match="too many"):
+        sida.combine_any(replace(clove, key_share=bytes(32)) for clove in cloves)
+
+
+def test_no_cloves_at_all() -> None:
+    with pytest.raises(sida.SidaError):
+        sida.combine_any([])
+
+
+@pytest.mark.parametrize("size", [200, 1000, 5461, 65_536, 262_144])
+@pytest.mark.parametrize(("n", "k"), [(2, 1), (4, 3), (4, 4), (16, 5)])
+def test_fragments_are_slices_of_the_ciphertext_and_parity(size: int, n: int, k: int) -> None:
+    """Nothing is added for alignment, and the first k fragments are the ciphertext itself."""
+    cloves = sida.split(b"m" * size, n, k, seeded(sida.random_bytes_needed(k)))
+    length = size + sida.TAG_BYTES
+    assert {len(clove.fragment) for clove in cloves} == {-(-length // k)}
+    without_parity = sida.combine(cloves[:k])
+    assert without_parity == sida.combine(cloves[n - k :]) == b"m" * size
 
 
 def test_k_minus_one_shares_fit_every_secret() -> None:

@@ -1,0 +1,176 @@
+"""An answer's frames: all of one size, dispersed over the paths, and in order at the end.
+
+    frame   = kind 1 | length 2 | data | zeros                    1,888 k - 44 bytes
+    inner   = nonce 12 | AEAD(reply key, nonce, frame, ad = frame number 4)
+    clove i = clove i of S-IDA(inner), with a fragment of         1,888 bytes
+    chunk i = salt i 16 | frame number 4 | AEAD(answer key i, nonce = frame number, clove i)
+    answer key i = HKDF-SHA256(path key i, salt i, "planetserve/answer/v2")
+
+The reply key and the path keys are those that the seals of the request exported. A chunk fits one
+cell. Salts are fresh for each path of each answer: a node that is made to answer twice uses no key
+and nonce twice, and the last relays see nothing equal on two paths but the frame number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from overlay.core import sida
+from overlay.core.effects import Entropy
+from planetserve.errors import RemoteProtocolError
+
+FRAGMENT_BYTES = 1888
+HEADER_BYTES = 3
+NONCE_BYTES = 12
+NUMBER_BYTES = 4
+SALT_BYTES = 16
+WINDOW_FRAMES = 128
+"""How far beyond the next expected frame one may be, which bounds what is kept."""
+
+DATA = 0
+END = 1
+"""The answer is whole with this frame; only padding comes after it."""
+NOTHING = 2
+PADDING = 3
+LAST = 4
+"""The last padding frame."""
+
+
+class FrameError(RemoteProtocolError):
+    """An answer that does not authenticate or breaks the frame rules."""
+
+
+def frame_bytes(k: int) -> int:
+    return FRAGMENT_BYTES * k - NONCE_BYTES - 2 * sida.TAG_BYTES
+
+
+def max_data_bytes(k: int) -> int:
+    """How many bytes of the answer one frame carries; 5,617 for k = 3."""
+    return frame_bytes(k) - HEADER_BYTES
+
+
+def answer_key(path_key: bytes, salt: bytes) -> bytes:
+    """The key of what one answer sends over one path."""
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"planetserve/answer/v2")
+    return hkdf.derive(path_key)
+
+
+def disperse(
+    kind: int, data: bytes, number: int, reply_key: bytes, n: int, k: int, entropy: Entropy
+) -> tuple[bytes, ...]:
+    """The n cloves of frame `number` (below 2^32), to be sealed for their paths.
+
+    Raises `ValueError` when the data do not fit.
+    """
+    if len(data) > max_data_bytes(k):
+        raise ValueError("the data do not fit a frame")
+    frame = (bytes((kind,)) + len(data).to_bytes(2, "big") + data).ljust(frame_bytes(k), b"\0")
+    nonce = entropy(NONCE_BYTES)
+    inner = nonce + ChaCha20Poly1305(reply_key).encrypt(nonce, frame, _number(number))
+    cloves = sida.split(inner, n, k, entropy(sida.random_bytes_needed(k)))
+    return tuple(clove.encode() for clove in cloves)
+
+
+def seal_clove(key: bytes, salt: bytes, number: int, clove: bytes) -> bytes:
+    """The chunk of a clove for the path with this answer `key`."""
+    sealed = ChaCha20Poly1305(key).encrypt(number.to_bytes(12, "big"), clove, None)
+    return salt + _number(number) + sealed
+
+
+@dataclass(slots=True)
+class AnswerAssembler:
+    """Collects chunks and gives the answer's data in order; mutable, because it sees every chunk.
+
+    `polluted[i]` counts what came over path i and did not authenticate there, `heard[i]` is the
+    highest frame of which path i brought a clove.
+    """
+
+    reply_key: bytes
+    path_keys: tuple[bytes, ...]
+    n: int
+    k: int
+    next_number: int = 0
+    ended: bool = False
+    """END was given out: the answer is whole."""
+    complete: bool = False
+    """LAST was seen: nothing more comes."""
+    polluted: dict[int, int] = field(default_factory=dict)
+    heard: dict[int, int] = field(default_factory=dict)
+    _keys: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Salt and answer key of each path, from the first chunk on that authenticated."""
+    _partial: dict[int, dict[int, sida.Clove]] = field(default_factory=dict)
+    _whole: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+
+    def feed(self, index: int, chunk: bytes) -> list[bytes]:
+        """A chunk that came over path `index`; the data that it completes, in order.
+
+        Every chunk is authenticated, those too that are not needed any more. Raises `FrameError`
+        when k cloves that each authenticate do not make a valid frame, which only the model node
+        itself can bring about.
+        """
+        salt, rest = chunk[:SALT_BYTES], chunk[SALT_BYTES:]
+        number = int.from_bytes(rest[:NUMBER_BYTES], "big")
+        known_salt, key = self._keys.get(index) or (salt, answer_key(self.path_keys[index], salt))
+        if salt != known_salt:
+            return self._pollute(index)
+        try:
+            plain = ChaCha20Poly1305(key).decrypt(
+                number.to_bytes(12, "big"), rest[NUMBER_BYTES:], None
+            )
+            clove = sida.decode_clove(plain)
+        except (InvalidTag, sida.SidaError):
+            return self._pollute(index)
+        if (clove.index, clove.n, clove.k) != (index, self.n, self.k):
+            return self._pollute(index)
+        self._keys[index] = (salt, key)
+        self.heard[index] = max(number, self.heard.get(index, -1))
+        ahead = number - self.next_number
+        if not 0 <= ahead <= WINDOW_FRAMES or number in self._whole or self.complete:
+            return []
+        cloves = self._partial.setdefault(number, {})
+        cloves[index] = clove
+        if len(cloves) < self.k:
+            return []
+        del self._partial[number]
+        self._whole[number] = self._open(number, cloves)
+        return self._in_order()
+
+    def _pollute(self, index: int) -> list[bytes]:
+        self.polluted[index] = self.polluted.get(index, 0) + 1
+        return []
+
+    def _open(self, number: int, cloves: dict[int, sida.Clove]) -> tuple[int, bytes]:
+        try:
+            inner = sida.combine(cloves.values())
+            frame = ChaCha20Poly1305(self.reply_key).decrypt(
+                inner[:NONCE_BYTES], inner[NONCE_BYTES:], _number(number)
+            )
+        except (InvalidTag, ValueError, sida.SidaError) as error:
+            raise FrameError("a frame of the answer does not authenticate") from error
+        length = int.from_bytes(frame[1:HEADER_BYTES], "big")
+        if len(frame) != frame_bytes(self.k) or length > max_data_bytes(self.k):
+            raise FrameError("a frame of the answer is malformed")
+        return frame[0], frame[HEADER_BYTES : HEADER_BYTES + length]
+
+    def _in_order(self) -> list[bytes]:
+        data = []
+        while not self.complete and self.next_number in self._whole:
+            kind, content = self._whole.pop(self.next_number)
+            expected = (PADDING, LAST) if self.ended else (DATA, END, NOTHING)
+            if kind not in expected or (content and kind not in (DATA, END)):
+                raise FrameError("a frame of the answer is out of its place")
+            self.next_number += 1
+            if content:
+                data.append(content)
+            self.ended = self.ended or kind == END
+            self.complete = kind == LAST
+        return data
+
+
+def _number(number: int) -> bytes:
+    return number.to_bytes(NUMBER_BYTES, "big")
