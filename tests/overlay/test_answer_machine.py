@@ -1,0 +1,335 @@
+"""A request's asking end against a model node, over slots that break, open again, and lie.
+
+Whatever happens, what was read is a beginning of the answer, no honest slot is blamed for
+pollution, and the exchange ends: with the whole answer or with one clear error.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from overlay.core import attach, exchange, frames
+from overlay.core.exchange import (
+    Done,
+    EndStream,
+    Exchange,
+    ExchangeEffect,
+    ExchangeLimits,
+    Failed,
+    Give,
+    OpenStream,
+    Polluted,
+    Silent,
+)
+from overlay.core.request import OutgoingRequest
+from planetserve.errors import AnswerCutShort, NodeUnreachable, PathsUnavailable
+
+N, K = 4, 3
+SLOTS = st.integers(0, N - 1)
+ORDER = [exchange.READY, exchange.SENT, exchange.ANSWERING, exchange.DRAINING, exchange.ENDED]
+PATH_KEYS = tuple(bytes((65 + index,)) * 32 for index in range(N))
+REQUEST = OutgoingRequest(
+    tuple(b"clove %d" % index for index in range(N)), b"r" * 32, PATH_KEYS, N, K
+)
+
+
+class Node:
+    """A model node that answers as the wire format says, one frame when told to."""
+
+    def __init__(self) -> None:
+        self.routes: set[int] = set()
+        self.cloves: set[int] = set()
+        self.expected = dict.fromkeys(range(N), 0)
+        self.sent: list[list[bytes]] = []
+        self.backward: dict[int, deque[bytes]] = {slot: deque() for slot in range(N)}
+
+    def stream_opened(self, slot: int, data: bytes) -> bool:
+        """False: the node ends the stream."""
+        first_frame = 0
+        if data.startswith(attach.PREFIX):
+            received, keys = attach.decode(data), attach.derive(PATH_KEYS[slot])
+            if slot not in self.cloves:
+                return False
+            self.expected[slot] = attach.verify(keys, received, self.expected[slot])
+            first_frame = received.next_frame
+        elif slot in self.cloves:
+            return False
+        self.cloves.add(slot)
+        self.routes.add(slot)
+        self.backward[slot].extend(frame[slot] for frame in self.sent[first_frame:])
+        return True
+
+    @property
+    def can_send(self) -> bool:
+        return len(self.cloves) >= K and len(self.routes) >= K
+
+    def send(self, kind: int, data: bytes) -> None:
+        number = len(self.sent)
+        entropy = Random(number).randbytes
+        cloves = frames.disperse(kind, data, number, REQUEST.reply_key, N, K, entropy)
+        keys = [frames.answer_key(key, key[:16]) for key in PATH_KEYS]
+        self.sent.append(
+            [frames.seal_clove(keys[i], PATH_KEYS[i][:16], number, cloves[i]) for i in range(N)]
+        )
+        for slot in self.routes:
+            self.backward[slot].append(self.sent[-1][slot])
+
+
+class AnswerMachine(RuleBasedStateMachine):
+    """Each slot's link is ordered and either brings all or breaks; slots differ in delay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.asker = Exchange(REQUEST)
+        self.node = Node()
+        self.open: set[int] = set()
+        self.forward: dict[int, bytes] = {}
+        self.lying: set[int] = set()
+        self.answer = self.received = b""
+        self.end_sent = False
+        self.padding = 0
+        self.outcomes: list[ExchangeEffect] = []
+        self.state = exchange.READY
+
+    def carry_out(self, effects: list[ExchangeEffect]) -> None:
+        assert self.state != exchange.ENDED or effects == []
+        for effect in effects:
+            if isinstance(effect, OpenStream):
+                assert effect.slot in self.open
+                self.forward[effect.slot] = effect.data
+            elif isinstance(effect, Give):
+                self.received += self.asker.read(effect.unread_bytes)
+            elif isinstance(effect, Done | Failed):
+                self.outcomes.append(effect)
+            elif isinstance(effect, Polluted):
+                assert effect.slot in self.lying
+            elif isinstance(effect, EndStream):
+                self.cut(effect.slot)
+        assert ORDER.index(self.asker.state) >= ORDER.index(self.state)
+        self.state = self.asker.state
+
+    def cut(self, slot: int) -> None:
+        self.forward.pop(slot, None)
+        self.node.routes.discard(slot)
+        self.node.backward[slot].clear()
+
+    @initialize(slots=st.sets(SLOTS, min_size=2))
+    def some_cloves_arrive(self, slots: set[int]) -> None:
+        for slot in sorted(slots):
+            self.slot_opens(slot)
+            self.a_clove_arrives(slot)
+
+    @rule()
+    def the_network_catches_up(self) -> None:
+        for slot in range(N):
+            self.slot_opens(slot)
+        arrive(self)
+
+    @rule(slot=SLOTS)
+    def slot_opens(self, slot: int) -> None:
+        if slot not in self.open:
+            self.open.add(slot)
+            self.carry_out(self.asker.slot_open(slot, self.now_s))
+
+    @rule(slot=SLOTS)
+    def slot_breaks(self, slot: int) -> None:
+        if slot in self.open:
+            self.open.discard(slot)
+            self.cut(slot)
+            self.carry_out(self.asker.slot_lost(slot, self.now_s))
+
+    @rule(slot=SLOTS)
+    def a_clove_arrives(self, slot: int) -> None:
+        data = self.forward.pop(slot, None)
+        if data is not None and not self.node.stream_opened(slot, data):
+            self.carry_out(self.asker.stream_ended(slot, 12, self.now_s))
+
+    @rule(slot=SLOTS, count=st.integers(1, 5))
+    def chunks_arrive(self, slot: int, count: int) -> None:
+        for _ in range(min(count, len(self.node.backward[slot]))):
+            if self.node.backward[slot]:  # the stream may have ended with the last one
+                chunk = self.node.backward[slot].popleft()
+                self.carry_out(self.asker.chunk_arrived(slot, chunk, self.now_s))
+
+    @rule(slot=SLOTS)
+    def a_relay_ends_the_stream(self, slot: int) -> None:
+        if slot in self.node.routes:
+            self.cut(slot)
+            self.carry_out(self.asker.stream_ended(slot, 7, self.now_s))
+
+    @rule(slot=SLOTS, chunk=st.binary(max_size=64))
+    def a_relay_lies(self, slot: int, chunk: bytes) -> None:
+        self.lying.add(slot)
+        self.carry_out(self.asker.chunk_arrived(slot, chunk, self.now_s))
+
+    @precondition(lambda self: self.node.can_send and not self.end_sent)
+    @rule(data=st.binary(max_size=60), last=st.sampled_from([False, False, False, True]))
+    def the_node_writes(self, data: bytes, last: bool) -> None:
+        self.answer += data
+        self.end_sent = last
+        self.node.send(frames.END if last else frames.DATA if data else frames.NOTHING, data)
+
+    @precondition(lambda self: self.node.can_send and self.end_sent and self.padding < 3)
+    @rule()
+    def the_node_pads(self) -> None:
+        self.padding += 1
+        self.node.send(frames.LAST if self.padding == 3 else frames.PADDING, b"")
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.carry_out(self.asker.tick(self.now_s))
+
+    @invariant()
+    def what_was_read_begins_the_answer(self) -> None:
+        assert self.answer.startswith(self.received)
+
+    @invariant()
+    def there_is_one_outcome(self) -> None:
+        kinds = [type(outcome) for outcome in self.outcomes]
+        assert kinds in ([], [Done], [Failed], [Done, Failed])
+        if Done in kinds:
+            assert self.received == self.answer
+
+    def teardown(self) -> None:
+        for _ in range(60):
+            self.now_s += 4
+            self.carry_out(self.asker.tick(self.now_s))
+        assert self.asker.state == exchange.ENDED
+        assert self.outcomes
+
+
+AnswerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestAnswerMachine = AnswerMachine.TestCase
+
+
+def begun(*slots: int) -> AnswerMachine:
+    """An answer whose first frame has come over `slots`."""
+    machine = AnswerMachine()
+    for slot in slots:
+        machine.slot_opens(slot)
+        machine.a_clove_arrives(slot)
+    machine.the_node_writes(b"begin ", False)
+    arrive(machine)
+    return machine
+
+
+def arrive(machine: AnswerMachine) -> None:
+    """All that is under way, twice, because a refused attach is followed by its clove."""
+    for slot in range(N):
+        machine.a_clove_arrives(slot)
+        machine.a_clove_arrives(slot)
+    for slot in range(N):
+        machine.chunks_arrive(slot, 1000)
+
+
+def failure(effects: list[ExchangeEffect]) -> type[Exception]:
+    (failed,) = [effect for effect in effects if isinstance(effect, Failed)]
+    return type(failed.error)
+
+
+def test_two_lost_paths_are_replaced_inside_a_running_answer() -> None:
+    machine = begun(0, 1, 2)
+    machine.slot_opens(3)  # the fourth clove was never sent
+    machine.slot_breaks(0)
+    machine.slot_breaks(1)
+    machine.slot_opens(0)
+    machine.slot_opens(1)
+    arrive(machine)
+    machine.the_node_writes(b"end", True)
+    arrive(machine)
+    assert machine.received == b"begin end"
+    assert machine.outcomes == [Done()]
+    for _ in range(3):
+        machine.the_node_pads()
+    arrive(machine)
+    assert machine.asker.state == exchange.ENDED
+
+
+def test_a_clove_that_was_lost_with_its_path_follows_the_refused_attach() -> None:
+    machine = AnswerMachine()
+    machine.slot_opens(0)
+    machine.slot_breaks(0)
+    machine.slot_opens(0)
+    assert machine.forward[0].startswith(attach.PREFIX)
+    machine.a_clove_arrives(0)
+    assert machine.forward[0] == REQUEST.streams[0]
+
+
+def test_a_path_that_falls_far_behind_is_named() -> None:
+    machine = begun(0, 1, 2, 3)
+    effects: list[ExchangeEffect] = []
+    for _ in range(frames.WINDOW_FRAMES + 2):
+        machine.node.send(frames.NOTHING, b"")
+        for slot in range(K):
+            chunk = machine.node.backward[slot].popleft()
+            effects += machine.asker.chunk_arrived(slot, chunk, 0.0)
+    assert effects == [Silent(3), EndStream(3)]
+
+
+def test_no_path_in_time() -> None:
+    asker = Exchange(REQUEST)
+    assert asker.tick(0.0) == []
+    assert failure(asker.tick(10.1)) is PathsUnavailable
+
+
+def test_silence_before_the_answer_names_all_silent_slots() -> None:
+    asker = Exchange(REQUEST)
+    for slot in range(K):
+        asker.slot_open(slot, 0.0)
+    assert asker.tick(6.0) == []
+    effects = asker.tick(6.1)
+    assert failure(effects) is NodeUnreachable
+    assert [e.slot for e in effects if isinstance(e, Silent)] == [0, 1, 2]
+
+
+def test_k_ends_before_the_answer_fail_it_at_once_and_fewer_do_not() -> None:
+    asker = Exchange(REQUEST)
+    for slot in range(N):
+        asker.slot_open(slot, 0.0)
+    assert asker.stream_ended(0, 11, 1.0) == asker.stream_ended(1, 11, 1.0) == []
+    assert failure(asker.stream_ended(3, 11, 1.0)) is NodeUnreachable
+
+
+def test_an_answer_that_stalls_is_cut_short() -> None:
+    machine = begun(0, 1, 2)
+    assert machine.asker.tick(10.0) == []
+    assert failure(machine.asker.tick(10.1)) is AnswerCutShort
+
+
+def test_a_repeated_chunk_does_not_buy_time() -> None:
+    machine = AnswerMachine()
+    for slot in range(K):
+        machine.slot_opens(slot)
+        machine.a_clove_arrives(slot)
+    machine.node.send(frames.DATA, b"data")
+    chunk = machine.node.backward[0].popleft()
+    for second in range(7):
+        machine.asker.chunk_arrived(0, chunk, float(second))
+    assert failure(machine.asker.tick(6.5)) is NodeUnreachable
+
+
+def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    machine = begun(0, 1, 2)
+    machine.asker.limits = ExchangeLimits(max_unread_bytes=10)
+    machine.node.send(frames.DATA, b"more than ten bytes")
+    effects: list[ExchangeEffect] = []
+    for slot in range(K):
+        effects += machine.asker.chunk_arrived(slot, machine.node.backward[slot].popleft(), 0.0)
+    assert failure(effects) is AnswerCutShort
+
+
+@pytest.mark.parametrize("slots", [(), (0,), (0, 1, 2, 3)])
+def test_cancel_ends_every_stream(slots: tuple[int, ...]) -> None:
+    asker = Exchange(REQUEST)
+    for slot in slots:
+        asker.slot_open(slot, 0.0)
+    assert asker.cancel() == [EndStream(slot) for slot in slots]
+    assert asker.tick(99.0) == asker.slot_open(0, 99.0) == []
