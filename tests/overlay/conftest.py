@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from overlay.client import OverlayClient, PathSettings
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
-from overlay.server import IncomingRequest, OverlayServer
+from overlay.server import Handler, OverlayServer
 from planetserve.encoding import encode
 from planetserve.keys import Identity, identity_from
 from planetserve.merkle import EMPTY_HASH, root_of
@@ -76,12 +77,10 @@ MakeOverlay = Callable[..., Awaitable[Overlay]]
 
 
 @asynccontextmanager
-async def running_overlay(
-    handler: Callable[[IncomingRequest], Awaitable[None]], relay_count: int
-) -> AsyncIterator[Overlay]:
-    ledger = StaticLedger()
-    directory = Directory(ledger)  # type: ignore[arg-type]
-    server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler)  # type: ignore[arg-type]
+async def running_overlay(handler: Handler, relay_count: int) -> AsyncIterator[Overlay]:
+    ledger: Any = StaticLedger()
+    directory = Directory(ledger)
+    server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler)
     target = record(seeded_identity(200), "model-1", "model", await server.start())
     records = [target]
     relays: dict[bytes, RelayNode] = {}
@@ -109,9 +108,7 @@ async def make_overlay() -> AsyncIterator[MakeOverlay]:
     """Call with a handler and a number of relays; everything ends with the test."""
     contexts = []
 
-    async def make(
-        handler: Callable[[IncomingRequest], Awaitable[None]], relay_count: int = 12
-    ) -> Overlay:
+    async def make(handler: Handler, relay_count: int = 12) -> Overlay:
         context = running_overlay(handler, relay_count)
         contexts.append(context)
         return await context.__aenter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import combinations
 
@@ -20,12 +21,12 @@ def seeded(size: int, seed: int = 7) -> bytes:
 
 @given(THRESHOLDS, st.binary(max_size=3000), st.randoms(use_true_random=False), st.binary())
 def test_any_k_cloves_restore_the_message(
-    threshold: tuple[int, int], message: bytes, rng: object, salt: bytes
+    threshold: tuple[int, int], message: bytes, rng: random.Random, salt: bytes
 ) -> None:
     n, k = threshold
     randomness = seeded(sida.random_bytes_needed(k), len(salt))
     cloves = sida.split(message, n, k, randomness)
-    chosen = rng.sample(cloves, k)  # type: ignore[attr-defined]
+    chosen = rng.sample(cloves, k)
     received = [sida.decode_clove(clove.encode()) for clove in chosen]
     assert sida.combine(received) == message
 

@@ -20,14 +20,11 @@ from planetserve.ledger_cli.explain import (
     settled_from,
 )
 from planetserve.ledger_cli.explanation import (
-    abilities,
     difference_lines,
     epoch_lines,
-    thresholds,
 )
 from planetserve.ledger_cli.history import convictions_of
 from planetserve.ledger_cli.life import Conviction, Life, Rotation, events_of
-from planetserve.records import CANDIDATE, TRUSTED, UNTRUSTED, NodeRecord
 from planetserve.scoring.reputation import Reputation, reputation_from
 from planetserve.statekeys import (
     NEXT_PROPOSAL_KEY,
@@ -35,8 +32,6 @@ from planetserve.statekeys import (
     node_key,
     reputation_key,
     result_key,
-    route_key,
-    waiting_key,
 )
 from planetserve.transactions import EVIDENCE, PROPOSE, REGISTER, ROTATE, UPDATE, VOTE
 from tests.abci_app.world import (
@@ -469,49 +464,3 @@ def test_other_rules_than_ours_are_not_applied() -> None:
     found = explain([first, forged], life, now, judge=False)
     assert found.differences == ()
     assert not [line for item in found.epochs for line in epoch_lines(item, {}) if "DIFF" in line]
-
-
-def route_of(world: World, identity: Identity) -> NodeRecord:
-    endorsed = load(world.state, route_key(identity.id))
-    return NodeRecord.from_wire(endorsed or load(world.state, waiting_key(identity.id)))
-
-
-def abilities_of(world: World, identity: Identity, chance: int | None) -> dict[str, str]:
-    reputation = reputation_of(world, identity.id)
-    parameters = world.chain.parameters
-    node = route_of(world, identity)
-    return dict(abilities(node, reputation, parameters, chance, world.height))
-
-
-def test_what_a_node_can_do() -> None:
-    world = founded()
-    assert abilities_of(world, FOUNDER, 80_000) == {
-        "routed to": "yes",
-        "dialled": "yes",
-        "probed": "yes, each prober with chance .080 an epoch",
-    }
-    assert world.code_of(MODEL, REGISTER, registration(MODEL, role="model")) == 0
-    assert route_of(world, MODEL).status == CANDIDATE
-    assert abilities_of(world, MODEL, 1_000_000) == {
-        "routed to": "no: a role of it is not endorsed by any verifier, or no longer",
-        "dialled": "no: no verifier vouches for it now",
-        "probed": "no",
-    }
-    data = transactions.endorse(node=MODEL.id, role="model", expires=world.height + 50)
-    assert world.code_of(VERIFIERS[0], transactions.ENDORSE, data) == 0
-    candidate = abilities_of(world, MODEL, 1_000_000)
-    assert candidate["routed to"].startswith("no: its admission probes have not passed")
-    assert (candidate["dialled"], candidate["probed"]) == ("yes", "yes, by every prober")
-    world.advance_to(world.window.end)
-    for _ in range(2):
-        score(world, FOUNDER.id, 0, 0, 0, 0)
-    assert route_of(world, FOUNDER).status == UNTRUSTED
-    fallen = abilities_of(world, FOUNDER, 1_000_000)
-    assert fallen["routed to"] == (
-        "no: it lost trust; back with R >= .500 after 5 epochs in a row with C >= .400, so far 0"
-    )
-    assert fallen["probed"] == "yes, by every prober: under alarm until 8 more good epochs"
-    reputation = reputation_of(world, FOUNDER.id)
-    limits = dict(thresholds(reputation, world.chain.parameters))
-    assert limits["CUSUM"] == "1.000; trust is lost at 1.000"
-    assert route_of(world, FOUNDER).status != TRUSTED

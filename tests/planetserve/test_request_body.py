@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,8 @@ def test_turns_are_sent_as_they_are() -> None:
     ],
 )
 def test_what_no_node_would_take_is_refused_before_it_is_sent(
-    prompt: object, sampling: dict[str, object], param: str | None
+    prompt: Any, sampling: dict[str, Any], param: str | None
 ) -> None:
     with pytest.raises(BadRequest) as caught:
-        request_body(prompt, "tiny", **sampling)  # type: ignore[arg-type]
+        request_body(prompt, "tiny", **sampling)
     assert caught.value.param == param
