@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from planetserve.errors import RemoteProtocolError
+from overlay.core.wire import CellError as CellError
 
 CELL_BYTES = 2048
 LINK_ID_BYTES = 16
@@ -32,10 +32,6 @@ EXCHANGE_END = 4
 COMMANDS = (SETUP, DATA, CLOSE, EXCHANGE, EXCHANGE_END)
 
 EXCHANGE_CHUNK_BYTES = BODY_BYTES - 2
-
-
-class CellError(RemoteProtocolError):
-    """Bytes that are not a cell, or not one that may come here now."""
 
 
 @dataclass(frozen=True, slots=True)

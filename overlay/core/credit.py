@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from overlay.core.cells import CellError
+from overlay.core.wire import CellError
 
 
 @dataclass(slots=True)

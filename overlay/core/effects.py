@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Entropy: TypeAlias = Callable[[int], bytes]
 """Returns that many fresh random bytes; the shell gives the system's, tests a seeded one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """One end of a link: `dialled` is true for a node that we connect to (its 20-byte id), false
     for a connection that came to us (the socket's routing id)."""
 
@@ -19,8 +18,16 @@ class Peer:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Neighbour(NamedTuple):
+    """Who is at the other end of a link, as far as the shell can tell without believing it: a node
+    of the ledger by the transport key that it proved (`name` is its id), or a stranger by the
+    prefix of its address."""
+
+    is_node: bool
+    name: bytes
+
+
+class Send(NamedTuple):
     """Put one frame on the link to `peer`."""
 
     peer: Peer
@@ -29,9 +36,28 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Add one to the counter of `event`, a word of the fixed sets below."""
+    """Add one to the counter of `event`, a word of a fixed set."""
 
     event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Drop what waits for `peer` under `link_id`: its path is no more."""
+
+    peer: Peer
+    link_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Write down that a set-up of `period` was taken, before anything that follows is sent.
+
+    `entry` is the first half of its ephemeral key; see `overlay.core.replay_filter`.
+    """
+
+    period: int
+    entry: bytes
 
 
 Effect: TypeAlias = Send | Count

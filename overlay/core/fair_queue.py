@@ -19,10 +19,9 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 
-from overlay.core.cells import CLOSE
 from overlay.core.effects import Peer
+from overlay.core.wire import CLOSE, ID_BYTES
 
-ID_BYTES = 8
 MAX_FRAMES_AN_ID = 288
 """A backward window of 256 cells and as much room for what takes no credit as a grant has."""
 

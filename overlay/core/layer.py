@@ -22,9 +22,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from overlay.core.cells import CellError
+from overlay.core.wire import BODY_BYTES, CellError
 
-BODY_BYTES = 2039
 TAG_BYTES = 16
 KEY_BYTES = 32
 NONCE_BYTES = 12

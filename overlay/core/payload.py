@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overlay.core.cells import CellError
 from overlay.core.layer import PAYLOAD_BYTES
+from overlay.core.wire import CellError
 from planetserve.keys import NODE_ID_BYTES
 
 VERSION = 2

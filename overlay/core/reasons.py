@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from overlay.core.cells import CellError
-from overlay.core.layer import BODY_BYTES
+from overlay.core.wire import BODY_BYTES, CellError
 
 
 class Reason(IntEnum):

@@ -28,9 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from overlay.core.cells import CellError
 from overlay.core.layer import (
-    BODY_BYTES,
     KEY_BYTES,
     MAX_HOPS,
     NONCE_BYTES,
@@ -39,6 +37,7 @@ from overlay.core.layer import (
     key_stream_end,
     xor,
 )
+from overlay.core.wire import BODY_BYTES, CellError
 from planetserve.keys import NODE_ID_BYTES
 
 VERSION = 2

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.core.cells import CLOSE, CellError
 from overlay.core.credit import CreditMeter, CreditWindow
 from overlay.core.effects import Peer
 from overlay.core.fair_queue import QueueBudget
+from overlay.core.wire import CLOSE, CellError
 
 ALICE, BOB = Peer(False, b"alice"), Peer(True, b"bob")
 

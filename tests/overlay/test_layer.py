@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.core.cells import CellError
 from overlay.core.layer import (
-    BODY_BYTES,
     MAX_CELLS,
     MAX_HOPS,
     PAYLOAD_BYTES,
@@ -20,6 +18,7 @@ from overlay.core.layer import (
     unwrap,
     wrap,
 )
+from overlay.core.wire import BODY_BYTES, CellError
 
 hop_counts = st.integers(1, MAX_HOPS)
 seeds = st.integers(0, 2**32)

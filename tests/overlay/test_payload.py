@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.core import payload as p
-from overlay.core.cells import CellError
 from overlay.core.layer import PAYLOAD_BYTES
 from overlay.core.payload import Payload, decode_payload, encode_payload
+from overlay.core.wire import CellError
 
 streams = st.integers(1, p.MAX_STREAM)
 eight = st.binary(min_size=8, max_size=8)

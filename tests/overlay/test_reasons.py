@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.core.cells import CellError
-from overlay.core.layer import BODY_BYTES
 from overlay.core.reasons import Reason, Report, read_close_body, read_error_data
+from overlay.core.wire import BODY_BYTES, CellError
 
 DETAILS = {Reason.PERIOD: 4, Reason.UNKNOWN_NEXT: 16, Reason.PUZZLE: 17}
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.core.cells import CellError
-from overlay.core.layer import BODY_BYTES, MAX_HOPS
+from overlay.core.layer import MAX_HOPS
 from overlay.core.setup import (
     HopKeys,
     HopSpec,
@@ -19,6 +18,7 @@ from overlay.core.setup import (
     period_of,
     puzzle_nonce_of,
 )
+from overlay.core.wire import BODY_BYTES, CellError
 
 LOW_ORDER_KEYS = (
     bytes(32),
