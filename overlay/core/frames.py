@@ -1,14 +1,15 @@
 """An answer's frames: all of one size, dispersed over the paths, and in order at the end.
 
-    frame   = kind 1 | length 2 | data | zeros                    1,888 k - 44 bytes
+    frame   = kind 1 | length 2 | data | zeros                    1,897 k - 44 bytes
     inner   = nonce 12 | AEAD(reply key, nonce, frame, ad = frame number 4)
-    clove i = clove i of S-IDA(inner), with a fragment of         1,888 bytes
+    clove i = clove i of S-IDA(inner), with a fragment of         1,897 bytes
     chunk i = salt i 16 | frame number 4 | AEAD(answer key i, nonce = frame number, clove i)
     answer key i = HKDF-SHA256(path key i, salt i, "planetserve/answer/v2")
 
-The reply key and the path keys are those that the seals of the request exported. A chunk fits one
-cell. Salts are fresh for each path of each answer: a node that is made to answer twice uses no key
-and nonce twice, and the last relays see nothing equal on two paths but the frame number.
+The reply key and the path keys are those that the seals of the request exported. A chunk fills one
+cell: four paths, any three of which suffice, carry 1.451 bytes for each of a frame, all headers
+counted. Salts are fresh for each path of each answer: a node that is made to answer twice uses no
+key and nonce twice, and the last relays see nothing equal on two paths but the frame number.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from overlay.core import sida
 from overlay.core.effects import Entropy
+from overlay.core.wire import MAX_CHUNK_BYTES
 from planetserve.errors import RemoteProtocolError
 
-FRAGMENT_BYTES = 1888
 HEADER_BYTES = 3
 NONCE_BYTES = 12
 NUMBER_BYTES = 4
 SALT_BYTES = 16
+FRAGMENT_BYTES = MAX_CHUNK_BYTES - (
+    SALT_BYTES + NUMBER_BYTES + sida.TAG_BYTES + sida.HEADER_BYTES + sida.KEY_BYTES
+)
 WINDOW_FRAMES = 128
 """How far beyond the next expected frame one may be, which bounds what is kept."""
 
@@ -50,7 +54,7 @@ def frame_bytes(k: int) -> int:
 
 
 def max_data_bytes(k: int) -> int:
-    """How many bytes of the answer one frame carries; 5,617 for k = 3."""
+    """How many bytes of the answer one frame carries; 5,644 for k = 3."""
     return frame_bytes(k) - HEADER_BYTES
 
 

@@ -4,7 +4,12 @@ A message is encrypted under a fresh key, the ciphertext dispersed by Rabin's ID
 Reed-Solomon code) and the key by Shamir's scheme. Any k of the n cloves restore the message; fewer
 than k learn nothing about it.
 
-    clove = version | n | k | index | 4 bytes ciphertext length | 32 bytes key share | fragment
+    clove      = version 2 and index 1 | n - 1 and k - 1 1 | ciphertext length 3 | key share 32 |
+                 fragment
+    ciphertext = ChaCha20-Poly1305(key, nonce 0, message, ad = version 1 | n 1 | k 1)
+
+Of two numbers in one byte the first has the upper four bits. A fragment has the ciphertext's length
+over k, rounded up; so the ciphertext's length says how many zeros the last of k ends with.
 
 Cloves carry no authentication of their own: each travels under the AEAD of its path and its
 recipient, which finds a polluted one. The AEAD of the whole message finds whatever is left.
@@ -25,10 +30,10 @@ from pyeclib.ec_iface import ECDriver, ECDriverError
 from overlay.core import shamir
 from planetserve.errors import RemoteProtocolError
 
-VERSION = 1
+VERSION = 2
 MAX_CLOVES = 16
 KEY_BYTES = 32
-HEADER_BYTES = 8
+HEADER_BYTES = 5
 MAX_MESSAGE_BYTES = 4 << 20
 TAG_BYTES = 16
 MAX_SUBSETS = 20
@@ -53,8 +58,8 @@ class Clove:
     fragment: bytes
 
     def encode(self) -> bytes:
-        header = bytes((VERSION, self.n, self.k, self.index)) + self.length.to_bytes(4, "big")
-        return header + self.key_share + self.fragment
+        head = bytes((VERSION << 4 | self.index, (self.n - 1) << 4 | (self.k - 1)))
+        return head + self.length.to_bytes(3, "big") + self.key_share + self.fragment
 
 
 def random_bytes_needed(k: int) -> int:
@@ -81,11 +86,11 @@ def split(message: bytes, n: int, k: int, randomness: bytes) -> tuple[Clove, ...
 
 def decode_clove(data: bytes) -> Clove:
     """Raises `SidaError`."""
-    if len(data) < HEADER_BYTES + KEY_BYTES or data[0] != VERSION:
+    if len(data) < HEADER_BYTES + KEY_BYTES or data[0] >> 4 != VERSION:
         raise SidaError("these bytes are not a clove")
-    n, k, index = data[1:4]
-    length = int.from_bytes(data[4:HEADER_BYTES], "big")
-    if not 1 <= k <= n <= MAX_CLOVES or index >= n:
+    index, n, k = data[0] & 15, (data[1] >> 4) + 1, (data[1] & 15) + 1
+    length = int.from_bytes(data[2:HEADER_BYTES], "big")
+    if k > n or index >= n:
         raise SidaError("a clove with impossible n, k or index")
     if not TAG_BYTES <= length <= MAX_MESSAGE_BYTES + TAG_BYTES:
         raise SidaError("a clove with an impossible length")
