@@ -11,6 +11,7 @@ import typer
 
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
+from overlay.replay_log import folder_beside
 from planetserve import cli
 from planetserve.health import HealthServer
 from planetserve.keylock import locked_key
@@ -60,12 +61,16 @@ def run(
     settings = load_network(network)
     identity = read_or_create_identity(key)
     with locked_key(key):
-        asyncio.run(_run(settings, identity, name, bind, public or bind, operator, http))
+        replay_folder = folder_beside(key)
+        asyncio.run(
+            _run(settings, identity, replay_folder, name, bind, public or bind, operator, http)
+        )
 
 
 async def _run(
     network: Network,
     identity: Identity,
+    replay_folder: Path,
     name: str,
     bind: str,
     public: str,
@@ -77,7 +82,7 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ledger = LedgerClient(network)
     directory = Directory(ledger)
-    node = RelayNode(identity, bind, directory)
+    node = RelayNode(identity, bind, directory, replay_folder)
     node.start()
 
     def health() -> dict[str, Any]:

@@ -12,14 +12,22 @@ from dataclasses import dataclass, field
 
 from pyhpke.exceptions import PyHPKEError
 
-from overlay.core import client_path, exit_payload
-from overlay.core.cells import CellError, decode_cell
-from overlay.core.client_path import BUILDING, CLOSED, OPEN, ClientPath
+from overlay.core import client_path
+from overlay.core.client_path import (
+    BUILDING,
+    OPEN,
+    Broken,
+    Chunk,
+    ClientPath,
+    PathEvent,
+    StreamOver,
+)
 from overlay.core.effects import Peer, Send
-from overlay.core.exit_payload import EXCHANGE_ID_BYTES, ExitPayload
 from overlay.core.reply import ReplyAssembler
-from overlay.core.request import chunks, prepare
+from overlay.core.request import prepare
 from overlay.core.selection import choose_hops
+from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, period_of
+from overlay.core.wire import CellError, decode_frame
 from overlay.directory import Directory
 from overlay.links import Links
 from planetserve.errors import (
@@ -64,7 +72,8 @@ class _Managed:
     path: ClientPath
     built_s: float
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    exchanges: dict[bytes, Callable[[ExitPayload | None], None]] = field(default_factory=dict)
+    exchanges: dict[int, Callable[[bytes | None], None]] = field(default_factory=dict)
+    """By stream: what takes its chunks, and None when it is over."""
 
 
 class OverlayClient:
@@ -120,10 +129,11 @@ class OverlayClient:
         await self.ensure_paths()
         exchange = _Exchange(self.settings, self._open(), target)
         try:
-            for managed, stream in exchange.begin(payload):
-                managed.exchanges[exchange.name] = exchange.listener(managed)
-                for chunk in chunks(stream, managed.path.chunk_bytes):
-                    self._send(managed, exchange.deliver(chunk))
+            for managed, data in exchange.begin(payload):
+                number, sends = managed.path.open_stream(target.id, data)
+                managed.exchanges[number] = exchange.listener(managed)
+                exchange.streams.append((managed, number))
+                self._carry_out(sends)
             async for data in exchange.answer():
                 yield data
         except (NodeUnreachable, AnswerCutShort):
@@ -134,9 +144,9 @@ class OverlayClient:
         finally:
             for managed in exchange.polluted():
                 self._failed(managed, managed.path.hops[1:])
-            for managed in exchange.paths:
-                if managed.exchanges.pop(exchange.name, None) and managed.path.phase == OPEN:
-                    self._send(managed, exchange.end())
+            for managed, number in exchange.streams:
+                if managed.exchanges.pop(number, None) is not None:
+                    self._carry_out(managed.path.end_stream(number))
             self._rebuild_soon()
 
     async def close(self) -> None:
@@ -223,9 +233,9 @@ class OverlayClient:
         if hops is None:
             return None
         try:
-            path, sends = client_path.build(
-                [(hop.id, hop.onion_key) for hop in hops], time.time(), os.urandom
-            )
+            specs = [HopSpec(hop.id, hop.onion_key, os.urandom(32)) for hop in hops]
+            nonces = [os.urandom(PUZZLE_NONCE_BYTES) for _ in hops]
+            path, sends = client_path.build(specs, period_of(time.time()), nonces, os.urandom)
         except ValueError:  # one of them announced an onion key that is none
             self._avoid.update({hop.id: now_s + self.settings.avoid_s for hop in hops})
             return None
@@ -237,23 +247,32 @@ class OverlayClient:
 
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
         try:
-            cell = decode_cell(frame)
+            arrived = decode_frame(frame)
         except CellError:
             return  # a first hop that sends garbage fails its path by not answering
-        managed = self._by_name.get((peer, cell.link_id))
+        managed = self._by_name.get((peer, arrived.link_id))
         if managed is None:
             return
-        managed.path, payload = client_path.cell_arrived(managed.path, cell)
+        sends, events = managed.path.frame_arrived(arrived)
+        self._carry_out(sends)
         if managed.path.phase == OPEN and not managed.settled.is_set():
             if managed.path.first.name not in self._first_hops:
                 self._first_hops.append(managed.path.first.name)
             managed.settled.set()
-        if managed.path.phase == CLOSED:
+        for event in events:
+            self._take_event(managed, event)
+
+    def _take_event(self, managed: _Managed, event: PathEvent) -> None:
+        if isinstance(event, Broken):
             self._failed(managed, managed.path.hops[1:])
-        elif payload is not None:
-            listener = managed.exchanges.get(payload.exchange)
+        elif isinstance(event, Chunk):
+            listener = managed.exchanges.get(event.stream)
             if listener is not None:
-                listener(payload)
+                listener(event.data)
+        elif isinstance(event, StreamOver):
+            listener = managed.exchanges.get(event.stream)
+            if listener is not None:
+                listener(None)
 
     def _peer_gone(self, peer: Peer) -> None:
         for managed in [m for m in self._slots if m is not None and m.path.first == peer]:
@@ -274,14 +293,14 @@ class OverlayClient:
         self._rebuild_soon()
 
     def _give_up(self, managed: _Managed) -> None:
-        managed.path, sends = client_path.close(managed.path, os.urandom)
+        sends = managed.path.close()
         if managed in self._slots:
             self._slots[self._slots.index(managed)] = None
         self._by_name.pop((managed.path.first, managed.path.backward_id), None)
         managed.settled.set()
         self._carry_out(sends)
         for listener in list(managed.exchanges.values()):
-            listener(None)
+            listener(None)  # the path closed, so that this says nothing of the target
         managed.exchanges.clear()
 
     def _expire(self) -> None:
@@ -309,11 +328,6 @@ class OverlayClient:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _send(self, managed: _Managed, payload: ExitPayload) -> None:
-        if managed.path.phase == OPEN:
-            managed.path, sends = client_path.send(managed.path, payload, os.urandom)
-            self._carry_out(sends)
-
     def _carry_out(self, sends: Iterable[Send]) -> None:
         for item in sends:
             if not self._links.send(item.peer, item.frame):
@@ -333,8 +347,8 @@ class _Exchange:
     """
 
     def __init__(self, settings: PathSettings, paths: list[_Managed], target: NodeRecord) -> None:
-        self.name = os.urandom(EXCHANGE_ID_BYTES)
         self.paths = paths
+        self.streams: list[tuple[_Managed, int]] = []
         self._settings = settings
         self._target = target
         self._alive = set(range(len(paths)))
@@ -362,26 +376,20 @@ class _Exchange:
         self._assembler = ReplyAssembler(request.reply_key, request.path_keys, request.k)
         return list(zip(self.paths, request.streams, strict=False))
 
-    def deliver(self, chunk: bytes) -> ExitPayload:
-        return ExitPayload(exit_payload.DELIVER, self.name, self._target.id, chunk)
-
-    def end(self) -> ExitPayload:
-        return ExitPayload(exit_payload.END, self.name, self._target.id)
-
-    def listener(self, managed: _Managed) -> Callable[[ExitPayload | None], None]:
-        """What the path calls with each payload of this exchange, and with None when it broke."""
+    def listener(self, managed: _Managed) -> Callable[[bytes | None], None]:
+        """What the path calls with each chunk of this exchange, and with None at its end."""
         index = self.paths.index(managed)
 
-        def listen(payload: ExitPayload | None) -> None:
+        def listen(chunk: bytes | None) -> None:
             if index not in self._alive:
                 return
             self._progress.set()
             self._heard.add(index)
-            if payload is None or payload.command == exit_payload.END:
-                self._unreachable += payload is not None
+            if chunk is None:
+                self._unreachable += managed.path.phase == OPEN
                 self._alive.discard(index)
                 return
-            self._take_in(index, payload.chunk)
+            self._take_in(index, chunk)
 
         return listen
 
@@ -399,7 +407,7 @@ class _Exchange:
             for index, managed in enumerate(self.paths)
             if index in indices
             and managed.path.phase == OPEN
-            and set(managed.exchanges) == {self.name}  # never one that carries another answer
+            and len(managed.exchanges) == 1  # never one that carries another answer
         ]
 
     async def answer(self) -> AsyncGenerator[bytes, None]:

@@ -17,8 +17,8 @@ from nacl.bindings import crypto_scalarmult_base
 from zmq.utils import z85
 
 from overlay.channel import Channel
-from overlay.core.cells import CELL_BYTES
-from overlay.core.effects import Peer
+from overlay.core.effects import Neighbour, Peer
+from overlay.core.wire import FRAME_BYTES
 from planetserve.errors import ConfigurationError
 from planetserve.keys import Identity
 
@@ -89,6 +89,13 @@ class Links:
         channels = self._dealers.get(peer) or self._dial(peer)
         return channels is not None and channels[0].send([frame])
 
+    def purge(self, peer: Peer, link_id: bytes) -> None:
+        """Drop what waits for `peer` under `link_id`; frames wait in ZeroMQ, so nothing does."""
+
+    def neighbour(self, peer: Peer) -> Neighbour:
+        """Connections are not told apart by who is behind them."""
+        return Neighbour(False, peer.name, is_local=True)
+
     def hang_up(self, peer: Peer) -> None:
         """Close the connection to a dialled peer, if there is one, without a report."""
         channels = self._dealers.pop(peer, None)
@@ -133,7 +140,7 @@ class Links:
             (zmq.LINGER, 0),
             (zmq.SNDHWM, HIGH_WATER_FRAMES),
             (zmq.RCVHWM, HIGH_WATER_FRAMES),
-            (zmq.MAXMSGSIZE, 2 * CELL_BYTES),
+            (zmq.MAXMSGSIZE, 2 * FRAME_BYTES),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),

@@ -1,4 +1,4 @@
-"""A relay process: sockets, clock and metrics around `overlay.core.relay`."""
+"""A relay process: sockets, clock, files and metrics around `overlay.core.relay`."""
 
 from __future__ import annotations
 
@@ -7,39 +7,60 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import Counter, Gauge
 
-from overlay.core.effects import Count, Effect, Peer
-from overlay.core.relay import Relay
+from overlay.core.effects import Count, Effect, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.relay import Relay, RelayLimits
+from overlay.core.setup import OnionSecrets, period_of
 from overlay.directory import Directory
 from overlay.links import Links
+from overlay.replay_log import ReplayLog
 from planetserve.keys import Identity
 
 TICK_S = 1.0
 
 EVENTS = Counter("planetserve_relay_events", "What a relay did or refused, by kind", ["event"])
+CELLS = Counter("planetserve_relay_cells", "Cells that a relay passed on")
 PATHS = Gauge("planetserve_relay_paths", "Paths that are open at this relay")
 
 
 class RelayNode:
-    """Relays for others at `bind` (HOST:PORT) between `start` and `close`."""
+    """Relays for others at `bind` (HOST:PORT) between `start` and `close`; `replay_folder` is where
+    it keeps which set-ups it took."""
 
-    def __init__(self, identity: Identity, bind: str, directory: Directory) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        bind: str,
+        directory: Directory,
+        replay_folder: Path,
+        limits: RelayLimits | None = None,
+    ) -> None:
         self._identity = identity
         self._bind = bind
-        self._links = Links(directory.resolve, self._frame_arrived, self._peer_gone)
-        self._core = Relay(
-            identity.onion_secret,
-            lambda node: directory.resolve(node) is not None,
-            os.urandom,
-            time.time(),
+        self._directory = directory
+        self._links = Links(
+            directory.resolve,
+            self._frame_arrived,
+            self._peer_gone,
         )
+        self._replay = ReplayLog(replay_folder, period_of(time.time()))
+        self._core = Relay(
+            identity.id,
+            OnionSecrets.from_bytes(identity.onion_secret),
+            self,
+            self._replay.filter,
+            os.urandom,
+            limits,
+        )
+        self._cells_counted = 0
         self._ticker: asyncio.Task[None] | None = None
 
     @property
     def paths(self) -> int:
-        return len(self._core.paths)
+        return self._core.paths
 
     def start(self) -> int:
         """Returns the port. Raises `ConfigurationError` when the address cannot be bound."""
@@ -48,13 +69,29 @@ class RelayNode:
         return port
 
     async def close(self) -> None:
+        """Tell the owners of all paths, and end."""
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
+            self._carry_out(self._core.shut_down())
+            await asyncio.sleep(0)  # lets the last cells reach the sockets' threads
         self._links.close()
+        self._replay.close()
+
+    # What the core asks about the world (`overlay.core.relay.Surroundings`).
+
+    def knows(self, node: bytes) -> bool:
+        return self._directory.resolve(node) is not None
+
+    def neighbour(self, peer: Peer) -> Neighbour:
+        return self._links.neighbour(peer)
+
+    def route_set(self) -> tuple[int, bytes]:
+        routes = self._directory.current
+        return (routes.height, routes.hash) if routes is not None else (0, bytes(32))
 
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
-        self._carry_out(self._core.frame_arrived(peer, frame, self._now_s()))
+        self._carry_out(self._core.frame_arrived(peer, frame, time.time()))
 
     def _peer_gone(self, peer: Peer) -> None:
         self._carry_out(self._core.peer_gone(peer))
@@ -64,17 +101,22 @@ class RelayNode:
         pending = deque(effects)
         while pending:
             effect = pending.popleft()
-            if isinstance(effect, Count):
-                EVENTS.labels(effect.event).inc()
-            elif not self._links.send(effect.peer, effect.frame):
-                pending.extend(self._core.peer_gone(effect.peer))
-        PATHS.set(len(self._core.paths))
+            match effect:
+                case Send():
+                    if not self._links.send(effect.peer, effect.frame):
+                        pending.extend(self._core.peer_gone(effect.peer))
+                case Count():
+                    EVENTS.labels(effect.event).inc()
+                case Purge():
+                    self._links.purge(effect.peer, effect.link_id)
+                case Remember():
+                    self._replay.remember(effect)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._carry_out(self._core.tick(self._now_s()))
-
-    @staticmethod
-    def _now_s() -> float:
-        return time.time()
+            self._carry_out(self._core.tick(time.time()))
+            self._replay.forget_old()
+            CELLS.inc(self._core.cells - self._cells_counted)
+            self._cells_counted = self._core.cells
+            PATHS.set(self._core.paths)

@@ -21,10 +21,11 @@ class Peer(NamedTuple):
 class Neighbour(NamedTuple):
     """Who is at the other end of a link, as far as the shell can tell without believing it: a node
     of the ledger by the transport key that it proved (`name` is its id), or a stranger by the
-    prefix of its address."""
+    prefix of its address; `is_local` if that is this machine's own."""
 
     is_node: bool
     name: bytes
+    is_local: bool = False
 
 
 class Send(NamedTuple):
@@ -60,4 +61,4 @@ class Remember:
     entry: bytes
 
 
-Effect: TypeAlias = Send | Count
+Effect: TypeAlias = Send | Count | Purge | Remember

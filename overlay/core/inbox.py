@@ -19,19 +19,20 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from overlay.core import reply
-from overlay.core.cells import (
-    BODY_BYTES,
-    EXCHANGE,
-    EXCHANGE_END,
-    Cell,
-    CellError,
-    chunk_body,
-    decode_cell,
-    read_chunk,
-)
 from overlay.core.effects import Count, Entropy, Peer, Send
+from overlay.core.reasons import Reason, Report
 from overlay.core.request import CloveStream, ReceivedClove, open_clove, open_request
 from overlay.core.sida import Clove
+from overlay.core.wire import (
+    STREAM,
+    STREAM_END,
+    CellError,
+    backward_id,
+    decode_frame,
+    encode_frame,
+    read_chunk,
+    stream_frame,
+)
 from planetserve.errors import RemoteProtocolError
 
 MAX_KEPT_FRAMES = 64
@@ -106,10 +107,10 @@ class Inbox:
     def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> list[InboxEffect]:
         """A frame from a relay; anything may be in it, nothing raises."""
         try:
-            cell = decode_cell(frame)
-            if cell.command == EXCHANGE_END:
+            cell = decode_frame(frame)
+            if cell.kind == STREAM_END:
                 return self.route_gone((peer, cell.link_id))
-            if cell.command != EXCHANGE:
+            if cell.kind != STREAM:
                 raise CellError("a model node relays no paths")
             chunk = read_chunk(cell.body)
         except CellError:
@@ -293,12 +294,8 @@ class Inbox:
             self._buffered_bytes -= len(stream.assembler.received)
 
     def _cell(self, route: Route, chunk: bytes) -> Send:
-        body = chunk_body(chunk, self.entropy(BODY_BYTES))
-        noise = int.from_bytes(self.entropy(8), "big")
-        return Send(route[0], Cell(route[1], EXCHANGE, noise, body).encode())
+        return Send(route[0], stream_frame(backward_id(route[1]), chunk))
 
     def _end(self, route: Route) -> Send:
-        noise = int.from_bytes(self.entropy(8), "big")
-        return Send(
-            route[0], Cell(route[1], EXCHANGE_END, noise, self.entropy(BODY_BYTES)).encode()
-        )
+        body = Report(Reason.TARGET_REFUSED).close_body()
+        return Send(route[0], encode_frame(backward_id(route[1]), STREAM_END, body))

@@ -1,213 +1,384 @@
-"""A relay: the table of its paths, their limits, and which path a frame belongs to.
+"""A relay: its paths, which of them a frame belongs to, and who may have how many.
 
-Each path's rules are in `overlay.core.relay_path`; here is what spans paths: set-up, quotas,
-replay of set-up packets, expiry, and neighbours that go away.
+Each path's rules are in `overlay.core.relay_path` and `overlay.core.relay_exit`; here is what
+spans paths. A set-up passes these gates, the cheap ones first:
+
+gate                                              who fails it hears
+────────────────────────────────────────────────  ──────────────────────────────────────────────
+came over a connection that the neighbour opened  nothing
+its id is free                                    nothing
+the neighbour's rate (`quotas`)                   CLOSE, QUOTA
+the neighbour's share of the table                CLOSE, QUOTA
+the puzzle, under load                            CLOSE, PUZZLE with what is to be solved
+it opens                                          CLOSE, NOT_OPENED
+of this period or one beside it                   CLOSE, PERIOD with the relay's
+was not taken before                              CLOSE, REPLAYED
+the ledger lists the next hop                     CLOSE, UNKNOWN_NEXT with the route set's height
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 
-from overlay.core import relay_path
-from overlay.core.cells import (
+from overlay.core import payload as payloads
+from overlay.core.effects import Count, Effect, Entropy, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.layer import PAYLOAD_BYTES
+from overlay.core.payload import decode_payload
+from overlay.core.puzzle import SEED_BYTES, PuzzleGate
+from overlay.core.quotas import NODE_SETUPS, STRANGER_SETUPS, Buckets, Rate, Shares
+from overlay.core.reasons import Reason, Report, read_close_body
+from overlay.core.relay_exit import BACKWARD_WINDOW, FORWARD_WINDOW, Exit, Outcome
+from overlay.core.relay_path import RelayPath
+from overlay.core.replay_filter import ENTRY_BYTES, ReplayFilter
+from overlay.core.setup import (
+    OnionSecrets,
+    OpenedSetup,
+    ephemeral_of,
+    open_setup,
+    period_of,
+    puzzle_nonce_of,
+)
+from overlay.core.wire import (
+    CELL,
     CLOSE,
-    DATA,
-    EXCHANGE,
-    EXCHANGE_END,
-    LINK_ID_BYTES,
+    FRAME_BYTES,
+    HEADER_BYTES,
+    ID_BYTES,
     SETUP,
-    Cell,
+    STREAM,
+    STREAM_END,
     CellError,
     backward_id,
-    decode_cell,
+    encode_frame,
+    read_chunk,
 )
-from overlay.core.effects import Count, Effect, Entropy, Peer, Send
-from overlay.core.onion import SETUP_VALID_S, open_onion
-from overlay.core.relay_path import Link, RelayPath
+from planetserve.keys import NODE_ID_BYTES
 
-PathKey = tuple[Peer, bytes]
-"""A path is known by the neighbour on the owner's side and its forward id there."""
+IDLE_SCAN_S = 10.0
+
+
+class Surroundings(Protocol):
+    """What a relay knows of the world."""
+
+    def knows(self, node: bytes) -> bool:
+        """Whether the ledger lists `node`, so that it may be dialled."""
+
+    def neighbour(self, peer: Peer) -> Neighbour:
+        """Who is at the other end of a connection that came to us."""
+
+    def route_set(self) -> tuple[int, bytes]:
+        """Height and hash of the route set that `knows` goes by."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """`path_ttl_s` bounds a path's life, `max_remembered_setups` the packets kept against replay
-    while they have not expired."""
+    """Paths in all, of one node and of one stranger; seconds of a path's life, and without a word
+    from its owner; set-ups that the relay wants to open in a second."""
 
-    max_paths: int = 4096
-    max_paths_per_peer: int = 512
-    path_ttl_s: float = 900.0
-    max_remembered_setups: int = 65_536
+    max_paths: int = 16_384
+    max_paths_a_node: int = 8_192
+    max_paths_a_stranger: int = 1_024
+    path_life_s: float = 3_600.0
+    idle_s: float = 120.0
+    setups_per_s: float = 500.0
 
 
-@dataclass(slots=True)
+class Role(IntEnum):
+    """What a frame under an id means to its path: it comes from the owner's side, from the
+    following hop, or from a model node."""
+
+    OUT = 0
+    BACK = 1
+    TARGET = 2
+
+
+class Entry(NamedTuple):
+    path: RelayPath
+    role: Role
+    stream: int = 0
+
+
 class Relay:
-    """A relay's state; `frame_arrived`, `peer_gone` and `tick` are the ways in, their `now_s` is
-    Unix time. `knows` says whether the ledger lists a node that may be dialled; `started_s` is
-    when this relay began to remember set-up packets: older ones it refuses."""
+    """A relay's state; `frame_arrived`, `peer_gone`, `shed`, `sent` and `tick` are the ways in.
 
-    onion_secret: bytes
-    knows: Callable[[bytes], bool]
-    entropy: Entropy
-    started_s: float = 0.0
-    limits: RelayLimits = field(default_factory=RelayLimits)
-    paths: dict[PathKey, RelayPath] = field(default_factory=dict)
-    _backward: dict[PathKey, PathKey] = field(default_factory=dict)
-    _exchanges: dict[PathKey, tuple[PathKey, bytes]] = field(default_factory=dict)
-    _per_peer: dict[Peer, int] = field(default_factory=dict)
-    _setups_seen: tuple[set[bytes], set[bytes]] = field(default_factory=lambda: (set(), set()))
-    _setups_turned_s: float = 0.0
+    `node` is its id; `now_s` everywhere is Unix time; `replay` remembers earlier set-ups.
+    Mutable, because it sees every cell.
+    """
 
-    def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> list[Effect]:
+    def __init__(
+        self,
+        node: bytes,
+        secrets: OnionSecrets,
+        surroundings: Surroundings,
+        replay: ReplayFilter,
+        entropy: Entropy,
+        limits: RelayLimits | None = None,
+    ) -> None:
+        self.limits = limits or RelayLimits()
+        self.cells = 0
+        """How many cells it has passed on."""
+        self._node = node
+        self._secrets = secrets
+        self._surroundings = surroundings
+        self._replay = replay
+        self._entropy = entropy
+        self._links: dict[Peer, dict[bytes, Entry]] = {}
+        self._paths: dict[RelayPath, None] = {}
+        self._shares: Shares[Neighbour, RelayPath] = Shares(self.limits.max_paths)
+        self._rates: Buckets[Neighbour] = Buckets()
+        self._puzzle = PuzzleGate(self.limits.setups_per_s, entropy(SEED_BYTES))
+        self._scanned_s = 0.0
+
+    @property
+    def paths(self) -> int:
+        return len(self._paths)
+
+    def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> Iterable[Effect]:
         """A frame from `peer`; anything may be in it, nothing raises."""
-        try:
-            cell = decode_cell(frame)
-        except CellError:
+        if len(frame) != FRAME_BYTES:
             return [Count("frame_malformed")]
-        name = (peer, cell.link_id)
-        if cell.command == SETUP:
-            return self._set_up(peer, cell, now_s)
-        if cell.command in (EXCHANGE, EXCHANGE_END):
-            return self._from_target(name, cell)
-        if name in self.paths:
-            if cell.command == CLOSE:
-                return [Count("path_closed_by_peer"), *self._close(name)]
-            return self._step(name, relay_path.forward, cell)
-        if name in self._backward:
-            if cell.command == CLOSE:
-                return [Count("path_closed_by_peer"), *self._close(self._backward[name])]
-            return self._step(self._backward[name], relay_path.backward, cell)
-        return [Count("cell_unknown_path")]
+        table = self._links.get(peer)
+        entry = table.get(frame[:ID_BYTES]) if table is not None else None
+        if entry is None:
+            if frame[ID_BYTES] == SETUP:
+                return self._set_up(peer, frame, now_s)
+            return [Count("frame_unknown_path")]
+        path, role, _ = entry
+        try:
+            if frame[ID_BYTES] == CELL:
+                if role == Role.BACK:
+                    self.cells += 1
+                    return (path.back(frame),)
+                if role == Role.OUT:
+                    self.cells += 1
+                    path.heard_s = now_s
+                    if path.following is not None:
+                        return (path.onward(path.following, frame),)
+                    return self._from_owner(path, frame, now_s)
+            return self._rarely(entry, frame)
+        except CellError:
+            return [
+                Count("frame_refused"),
+                *self._close(path, Report(Reason.PROTOCOL)),
+            ]
 
     def peer_gone(self, peer: Peer) -> list[Effect]:
-        """The connection to `peer` broke: its paths close, exchanges with it end."""
+        """The connection to `peer` broke, or cannot be made."""
         effects: list[Effect] = [Count("peer_gone")]
-        for key, path in list(self.paths.items()):
-            following = path.following.peer if path.following else None
-            if peer in (path.previous.peer, following):
-                effects += self._close(key)
-                continue
-            for exchange, value in list(path.exchanges.items()):
-                if value.target == peer:
-                    current = self.paths[key]
-                    after, sends = relay_path.target_gone(current, exchange, self.entropy)
-                    self._store(key, after)
-                    effects += sends
+        for link_id, entry in list(self._links.get(peer, {}).items()):
+            if self._links.get(peer, {}).get(link_id) is entry:  # no earlier one closed its path
+                effects += self._lost(entry, Reason.NEIGHBOUR_GONE)
         return effects
+
+    def shed(self, peer: Peer, link_id: bytes) -> list[Effect]:
+        """What waited for `peer` under `link_id` was too much, and is dropped."""
+        entry = self._links.get(peer, {}).get(backward_id(link_id))
+        if entry is None:
+            entry = next(
+                (
+                    found
+                    for in_id, found in self._links.get(peer, {}).items()
+                    if found.role == Role.OUT and backward_id(in_id) == link_id
+                ),
+                None,
+            )
+        if entry is None:
+            return []
+        if entry.role == Role.TARGET:
+            return [Count("stream_shed"), *self._stream_over(entry, Reason.SHED, tell=True)]
+        return [Count("path_shed"), *self._close(entry.path, Report(Reason.SHED))]
+
+    def sent(self, peer: Peer, link_id: bytes) -> list[Effect]:
+        """A STREAM to `peer` left its queue."""
+        entry = self._links.get(peer, {}).get(backward_id(link_id))
+        if entry is None or entry.path.exit is None:
+            return []
+        return [entry.path.say(payload) for payload in entry.path.exit.sent(entry.stream)]
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Close what has expired; call it about once a second."""
-        if now_s - self._setups_turned_s > 2 * SETUP_VALID_S:
-            self._setups_seen = (set(), self._setups_seen[0])
-            self._setups_turned_s = now_s
-        expired = [key for key, path in self.paths.items() if path.expires_s <= now_s]
+        """Close what is too old; call it about once a second."""
+        self._puzzle.tick(now_s, self._entropy(SEED_BYTES))
+        self._rates.tick(now_s)
+        self._replay.advance(period_of(now_s))
+        expired = []
+        for path in self._paths:  # the oldest first
+            if now_s - path.opened_s < self.limits.path_life_s:
+                break
+            expired.append(path)
+        if abs(now_s - self._scanned_s) >= IDLE_SCAN_S:
+            self._scanned_s = now_s
+            oldest_s = now_s - self.limits.idle_s
+            expired += [path for path in self._paths if path.heard_s < oldest_s]
         effects: list[Effect] = []
-        for key in expired:
-            effects += [Count("path_expired"), *self._close(key)]
+        for path in dict.fromkeys(expired):
+            effects += [Count("path_expired"), *self._close(path, Report(Reason.EXPIRED))]
         return effects
 
-    def _set_up(self, peer: Peer, cell: Cell, now_s: float) -> list[Effect]:
-        key = (peer, cell.link_id)
-        recent, older = self._setups_seen
-        full = len(self.paths) >= self.limits.max_paths
-        crowded = self._per_peer.get(peer, 0) >= self.limits.max_paths_per_peer
-        if full or crowded or len(recent) >= self.limits.max_remembered_setups:
-            return [Count("setup_over_quota"), self._refusal(peer, cell)]
-        if key in self.paths or key in self._backward or key in self._exchanges:
-            return [Count("setup_id_in_use")]
+    def shut_down(self) -> list[Effect]:
+        """Tell the owner of each path that the relay ends."""
+        effects: list[Effect] = []
+        for path in list(self._paths):
+            effects += self._close(path, Report(Reason.SHUTTING_DOWN))
+        return effects
+
+    def _set_up(self, peer: Peer, frame: bytes, now_s: float) -> list[Effect]:
+        link_id, body = frame[:ID_BYTES], frame[HEADER_BYTES:]
+        if peer.dialled:
+            return [Count("setup_from_dialled")]
+        refused, neighbour = self._refused(peer, body, now_s)
+        if refused is not None:
+            return [Count("setup_over_quota"), self._refusal(peer, link_id, refused)]
         try:
-            onion = open_onion(cell.body, self.onion_secret, self.entropy(len(cell.body)))
+            opened = open_setup(body, self._secrets, self._node)
         except CellError:
-            return [Count("setup_malformed"), self._refusal(peer, cell)]
-        if onion.ephemeral in recent or onion.ephemeral in older:
-            return [Count("setup_replayed")]
-        expires_s = onion.instructions.expires_s
-        made_before_start = expires_s < int(self.started_s) + SETUP_VALID_S
-        if made_before_start or not now_s <= expires_s <= now_s + 2 * SETUP_VALID_S:
-            return [Count("setup_expired"), self._refusal(peer, cell)]
-        following = None
-        steps = onion.instructions
-        if steps.next_node is not None:
-            if not self.knows(steps.next_node):
-                return [Count("setup_unknown_next"), self._refusal(peer, cell)]
-            following = Link(
-                Peer(True, steps.next_node),
-                self.entropy(LINK_ID_BYTES),
-                steps.next_forward_mask,
-                steps.next_backward_mask,
-            )
-        recent.add(onion.ephemeral)
-        previous = Link(peer, cell.link_id, onion.keys.forward_mask, onion.keys.backward_mask)
-        path = RelayPath(
-            onion.keys, steps.position, previous, following, now_s + self.limits.path_ttl_s
+            report = Report(Reason.NOT_OPENED)
+            return [Count("setup_not_opened"), self._refusal(peer, link_id, report)]
+        if not self._replay.covers(opened.period):
+            report = Report(Reason.PERIOD, period_of(now_s).to_bytes(4, "big"))
+            return [Count("setup_of_another_period"), self._refusal(peer, link_id, report)]
+        if not self._replay.take(opened.period, opened.ephemeral):
+            report = Report(Reason.REPLAYED)
+            return [Count("setup_replayed"), self._refusal(peer, link_id, report)]
+        remember = Remember(opened.period, opened.ephemeral[:ENTRY_BYTES])
+        following = opened.next_node
+        if following == self._node or (
+            following is not None and not self._surroundings.knows(following)
+        ):
+            height, digest = self._surroundings.route_set()
+            report = Report(Reason.UNKNOWN_NEXT, height.to_bytes(8, "big") + digest[:8])
+            return [
+                remember,
+                Count("setup_unknown_next"),
+                self._refusal(peer, link_id, report),
+            ]
+        given_way = self._make_room(neighbour)
+        return [remember, *given_way, *self._begin(peer, link_id, neighbour, opened, now_s)]
+
+    def _refused(self, peer: Peer, body: bytes, now_s: float) -> tuple[Report | None, Neighbour]:
+        """Why a set-up is not even opened, None if it may be."""
+        neighbour = self._surroundings.neighbour(peer)
+        rate = STRANGER_SETUPS
+        share = self.limits.max_paths_a_stranger
+        if neighbour.is_node or neighbour.is_local:
+            rate, share = NODE_SETUPS, self.limits.max_paths_a_node
+        if not self._may(neighbour, rate, share, now_s):
+            return Report(Reason.QUOTA), neighbour
+        if not self._puzzle.admit(ephemeral_of(body), puzzle_nonce_of(body)):
+            detail = self._puzzle.seed + bytes((self._puzzle.difficulty,))
+            return Report(Reason.PUZZLE, detail), neighbour
+        return None, neighbour
+
+    def _may(self, neighbour: Neighbour, rate: Rate, share: int, now_s: float) -> bool:
+        return (
+            self._rates.take(neighbour, rate, now_s) and self._shares.room(neighbour, share).found
         )
-        if following is None:
-            path, sends = relay_path.establish(path, self.entropy)
-        else:
-            self._backward[(following.peer, backward_id(following.forward_id))] = key
-            onward = Cell(following.forward_id, SETUP, self._noise(), onion.forward_onion)
-            sends = [Send(following.peer, onward.encode())]
-        self.paths[key] = path
-        self._per_peer[peer] = self._per_peer.get(peer, 0) + 1
-        return [Count("path_built"), *sends]
 
-    def _from_target(self, name: PathKey, cell: Cell) -> list[Effect]:
-        # A model node answers on the connection and under the id that we opened.
-        found = self._exchanges.get(name)
-        if found is None:
-            return [Count("cell_unknown_exchange")]
-        key, exchange = found
+    def _make_room(self, neighbour: Neighbour) -> list[Effect]:
+        room = self._shares.room(neighbour, self.limits.max_paths)
+        if room.instead_of is None:
+            return []
+        newest = next(self._shares.newest(room.instead_of))
+        return [Count("path_gave_way"), *self._close(newest, Report(Reason.SHED))]
 
-        def step(path: RelayPath, cell: Cell, entropy: Entropy) -> tuple[RelayPath, list[Send]]:
-            return relay_path.from_target(path, exchange, cell, entropy)
-
-        return self._step(key, step, cell)
-
-    def _step(
-        self,
-        key: PathKey,
-        rule: Callable[[RelayPath, Cell, Entropy], tuple[RelayPath, list[Send]]],
-        cell: Cell,
+    def _begin(
+        self, peer: Peer, link_id: bytes, neighbour: Neighbour, opened: OpenedSetup, now_s: float
     ) -> list[Effect]:
-        if cell.command not in (DATA, EXCHANGE, EXCHANGE_END):
-            return [Count("cell_unexpected")]
+        path = RelayPath(opened.keys, peer, link_id, neighbour, now_s, now_s)
+        if opened.next_node is None:
+            path.exit = Exit()
+            begun = path.say(payloads.established(FORWARD_WINDOW, BACKWARD_WINDOW))
+        else:
+            following = Peer(True, opened.next_node)
+            begun = path.follow(following, self._entropy(ID_BYTES), opened.body)
+            self._enter(following, backward_id(path.out_id), Entry(path, Role.BACK))
+        self._enter(peer, link_id, Entry(path, Role.OUT))
+        self._paths[path] = None
+        self._shares.add(neighbour, path)
+        return [Count("path_built"), begun]
+
+    def _from_owner(self, path: RelayPath, frame: bytes, now_s: float) -> list[Effect]:
+        assert path.exit is not None
+        payload = decode_payload(path.peeled(frame)[:PAYLOAD_BYTES])
+        known = payload.command == payloads.OPEN and self._surroundings.knows(
+            payload.data[:NODE_ID_BYTES]
+        )
+        return self._carried_out(path, path.exit.from_owner(payload, known, self._entropy, now_s))
+
+    def _rarely(self, entry: Entry, frame: bytes) -> list[Effect]:
+        """All that is no cell on its way."""
+        kind, body = frame[ID_BYTES], frame[HEADER_BYTES:]
+        path = entry.path
+        if entry.role == Role.TARGET and path.exit is not None:
+            if kind == STREAM:
+                said = path.exit.from_target(entry.stream, read_chunk(body))
+                return [path.say(payload) for payload in said]
+            if kind == STREAM_END:
+                return self._stream_over(entry, read_close_body(body).reason)
+        elif kind == CLOSE:
+            report = read_close_body(body)
+            if entry.role == Role.OUT:
+                return [Count("path_closed_by_owner"), *self._close(path, None)]
+            return [Count("path_closed_by_next"), *self._close(path, report, told=True)]
+        raise CellError("a frame of a kind that may not come here")
+
+    def _lost(self, entry: Entry, reason: Reason) -> list[Effect]:
+        """The other end of the link on which `entry` stands is gone."""
+        if entry.role == Role.TARGET:
+            return self._stream_over(entry, Reason.TARGET_UNREACHABLE)
+        if entry.role == Role.OUT:
+            return self._close(entry.path, None)
+        return self._close(entry.path, Report(reason), told=True)
+
+    def _stream_over(self, entry: Entry, reason: Reason, tell: bool = False) -> list[Effect]:
+        assert entry.path.exit is not None
+        stream = entry.path.exit.streams[entry.stream]
         try:
-            path, sends = rule(self.paths[key], cell, self.entropy)
-            unknown = next(
-                (s for s in sends if s.peer.dialled and not self.knows(s.peer.name)), None
+            effects = self._carried_out(
+                entry.path, entry.path.exit.target_ended(entry.stream, reason)
             )
-            if unknown is not None:
-                raise CellError("a cell for a node that the ledger does not list")
         except CellError:
-            return [Count("cell_refused"), *self._close(key)]
-        self._store(key, path)
-        return [Count("cell_relayed"), *sends]
+            return self._close(entry.path, Report(Reason.PROTOCOL))
+        return [*effects, stream.end(reason)] if tell else effects
 
-    def _store(self, key: PathKey, path: RelayPath) -> None:
-        before = self.paths[key].exchanges
-        if path.exchanges is not before:
-            for name, exchange in before.items():
-                if name not in path.exchanges:
-                    del self._exchanges[(exchange.target, exchange.link_id)]
-            for name, exchange in path.exchanges.items():
-                self._exchanges[(exchange.target, exchange.link_id)] = (key, name)
-        self.paths[key] = path
+    def _carried_out(self, path: RelayPath, outcome: Outcome) -> list[Effect]:
+        if outcome.opened is not None and path.exit is not None:
+            stream = path.exit.streams[outcome.opened]
+            entry = Entry(path, Role.TARGET, outcome.opened)
+            self._enter(stream.target, backward_id(stream.link_id), entry)
+        if outcome.ended is not None:
+            self._leave(outcome.ended.target, backward_id(outcome.ended.link_id))
+        return [*outcome.sends, *(path.say(payload) for payload in outcome.say)]
 
-    def _close(self, key: PathKey) -> list[Effect]:
-        path = self.paths[key]
-        self._store(key, replace(path, exchanges={}))
-        del self.paths[key]
+    def _close(self, path: RelayPath, report: Report | None, told: bool = False) -> list[Effect]:
+        """Forget `path`; `report` is for its owner, `told` if the following hop is gone."""
+        del self._paths[path]
+        self._shares.remove(path.neighbour, path)
+        self._leave(path.previous, path.in_id)
+        effects: list[Effect] = []
         if path.following is not None:
-            del self._backward[(path.following.peer, backward_id(path.following.forward_id))]
-        self._per_peer[path.previous.peer] -= 1
-        if not self._per_peer[path.previous.peer]:
-            del self._per_peer[path.previous.peer]
-        return [Count("path_closed"), *relay_path.close(path, self.entropy)]
+            self._leave(path.following, backward_id(path.out_id))
+            effects.append(Purge(path.following, path.out_id))
+        if path.exit is not None:
+            for stream in path.exit.streams.values():
+                self._leave(stream.target, backward_id(stream.link_id))
+        effects += path.report(report) if report is not None else [path.purge()]
+        if not told:
+            effects += path.close_outwards()
+        return effects
 
-    def _refusal(self, peer: Peer, cell: Cell) -> Send:
-        body = self.entropy(len(cell.body))
-        return Send(peer, Cell(backward_id(cell.link_id), CLOSE, self._noise(), body).encode())
+    def _enter(self, peer: Peer, link_id: bytes, entry: Entry) -> None:
+        self._links.setdefault(peer, {})[link_id] = entry
 
-    def _noise(self) -> int:
-        return int.from_bytes(self.entropy(8), "big")
+    def _leave(self, peer: Peer, link_id: bytes) -> None:
+        table = self._links.get(peer)
+        if table is not None:
+            table.pop(link_id, None)
+            if not table:
+                del self._links[peer]
+
+    @staticmethod
+    def _refusal(peer: Peer, link_id: bytes, report: Report) -> Send:
+        return Send(peer, encode_frame(backward_id(link_id), CLOSE, report.close_body()))

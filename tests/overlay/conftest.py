@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,7 +78,9 @@ MakeOverlay = Callable[..., Awaitable[Overlay]]
 
 
 @asynccontextmanager
-async def running_overlay(handler: Handler, relay_count: int) -> AsyncIterator[Overlay]:
+async def running_overlay(
+    handler: Handler, relay_count: int, folder: Path
+) -> AsyncIterator[Overlay]:
     ledger: Any = StaticLedger()
     directory = Directory(ledger)
     server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler)
@@ -86,7 +89,7 @@ async def running_overlay(handler: Handler, relay_count: int) -> AsyncIterator[O
     relays: dict[bytes, RelayNode] = {}
     for number in range(1, relay_count + 1):
         identity = seeded_identity(number)
-        relays[identity.id] = RelayNode(identity, "127.0.0.1:0", directory)
+        relays[identity.id] = RelayNode(identity, "127.0.0.1:0", directory, folder / str(number))
         port = relays[identity.id].start()
         records.append(record(identity, f"relay-{number}", "relay", port))
     stored = [(route_key(item.id), encode(item.to_wire())) for item in records]
@@ -104,12 +107,12 @@ async def running_overlay(handler: Handler, relay_count: int) -> AsyncIterator[O
 
 
 @pytest.fixture
-async def make_overlay() -> AsyncIterator[MakeOverlay]:
+async def make_overlay(tmp_path: Path) -> AsyncIterator[MakeOverlay]:
     """Call with a handler and a number of relays; everything ends with the test."""
     contexts = []
 
     async def make(handler: Handler, relay_count: int = 12) -> Overlay:
-        context = running_overlay(handler, relay_count)
+        context = running_overlay(handler, relay_count, tmp_path)
         contexts.append(context)
         return await context.__aenter__()
 

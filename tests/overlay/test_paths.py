@@ -1,363 +1,596 @@
-"""Paths by values: an owner, three relays and a model node without sockets."""
+"""Paths by values: owners, relays and a model node without sockets."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nacl.bindings import crypto_scalarmult_base
 
-from overlay.core import client_path, exit_payload
-from overlay.core.cells import (
+from overlay.core import client_path
+from overlay.core.client_path import BUILDING, CLOSED, OPEN, Broken, Chunk, Opened, Pong, StreamOver
+from overlay.core.credit import CreditWindow
+from overlay.core.effects import Peer, Purge, Remember
+from overlay.core.payload import DATA, Payload
+from overlay.core.puzzle import solve_puzzle
+from overlay.core.reasons import Reason, Report
+from overlay.core.relay import RelayLimits
+from overlay.core.relay_exit import BACKWARD_WINDOW, FORWARD_WINDOW, MAX_STREAMS, MAX_WAITING
+from overlay.core.setup import OnionSecrets, ephemeral_of, period_of
+from overlay.core.wire import (
     BODY_BYTES,
-    CELL_BYTES,
+    CELL,
     CLOSE,
-    DATA,
-    EXCHANGE,
+    FRAME_BYTES,
+    HEADER_BYTES,
+    ID_BYTES,
+    KINDS,
     SETUP,
-    Cell,
-    CellError,
-    chunk_body,
-    decode_cell,
+    STREAM,
+    STREAM_END,
+    backward_id,
+    decode_frame,
+    encode_frame,
     read_chunk,
 )
-from overlay.core.client_path import BUILDING, CLOSED, OPEN, ClientPath
-from overlay.core.effects import Count, Effect, Peer, Send
-from overlay.core.exit_payload import ExitPayload
-from overlay.core.onion import HopSpec, build_onion, open_onion
-from overlay.core.relay import Relay, RelayLimits
-
-CLIENT = Peer(False, b"client")
-TARGET = b"T" * 20
-RELAYS = (b"A" * 20, b"B" * 20, b"C" * 20)
+from tests.overlay.world import OWNER, TARGET, Carried, Owned, World, node_id
 
 
-@dataclass
-class World:
-    """Frames travel at once and in order; `wire` keeps what each link carried."""
-
-    seed: int = 1
-    limits: RelayLimits = field(default_factory=RelayLimits)
-
-    def __post_init__(self) -> None:
-        self.entropy = Random(self.seed).randbytes
-        self.secrets = [self.entropy(32) for _ in RELAYS]
-        self.relays = [
-            Relay(secret, self.knows, self.entropy, limits=self.limits) for secret in self.secrets
-        ]
-        self.wire: list[tuple[int, bytes]] = []
-        self.counts: list[tuple[int, str]] = []
-        self.to_client: list[bytes] = []
-        self.to_target: list[Send] = []
-        self.known = {*RELAYS, TARGET}
-
-    def knows(self, node: bytes) -> bool:
-        return node in self.known
-
-    def build(self) -> ClientPath:
-        hops = [
-            (node, crypto_scalarmult_base(secret))
-            for node, secret in zip(RELAYS, self.secrets, strict=True)
-        ]
-        path, sends = client_path.build(hops, 0.0, self.entropy)
-        self.from_client(sends)
-        return self.receive(path)[0]
-
-    def from_client(self, sends: list[Send]) -> None:
-        for send in sends:
-            self.at_relay(0, CLIENT, send.frame)
-
-    def at_relay(self, index: int, peer: Peer, frame: bytes, now_s: float = 0.0) -> None:
-        self.wire.append((index, frame))
-        self.carry_out(index, self.relays[index].frame_arrived(peer, frame, now_s))
-
-    def carry_out(self, index: int, effects: list[Effect]) -> None:
-        pending = deque((index, effect) for effect in effects)
-        while pending:
-            at, effect = pending.popleft()
-            if isinstance(effect, Count):
-                self.counts.append((at, effect.event))
-            elif effect.peer == CLIENT:
-                self.to_client.append(effect.frame)
-            elif effect.peer.name == TARGET:
-                self.to_target.append(effect)
-            elif effect.peer.dialled:
-                to = RELAYS.index(effect.peer.name)
-                self.wire.append((to, effect.frame))
-                arrived = self.relays[to].frame_arrived(Peer(False, RELAYS[at]), effect.frame, 0.0)
-                pending.extend((to, e) for e in arrived)
-            else:
-                to = RELAYS.index(effect.peer.name)
-                self.wire.append((to, effect.frame))
-                arrived = self.relays[to].frame_arrived(Peer(True, RELAYS[at]), effect.frame, 0.0)
-                pending.extend((to, e) for e in arrived)
-
-    def receive(self, path: ClientPath) -> tuple[ClientPath, list[ExitPayload]]:
-        payloads = []
-        for frame in self.to_client:
-            path, payload = client_path.cell_arrived(path, decode_cell(frame))
-            if payload is not None:
-                payloads.append(payload)
-        self.to_client.clear()
-        return path, payloads
-
-    def send(self, path: ClientPath, payload: ExitPayload) -> ClientPath:
-        path, sends = client_path.send(path, payload, self.entropy)
-        self.from_client(sends)
-        return path
-
-    def open_paths(self) -> list[int]:
-        return [len(relay.paths) for relay in self.relays]
+def chunks_at(world: World) -> list[bytes]:
+    frames = [decode_frame(carried.frame) for carried in world.at_target()]
+    return [read_chunk(frame.body) for frame in frames if frame.kind == STREAM]
 
 
-def deliver(chunk: bytes, exchange: bytes = b"exchange") -> ExitPayload:
-    return ExitPayload(exit_payload.DELIVER, exchange, TARGET, chunk)
+def broken(reason: Reason, origin: int | None) -> Broken:
+    return Broken(Report(reason), origin)
 
 
-def test_a_path_opens_and_carries_both_ways() -> None:
+@pytest.mark.parametrize("hops", [1, 2, 3, 4])
+def test_a_path_opens_and_carries_both_ways(hops: int) -> None:
+    world = World(relays=hops)
+    owned = world.build()
+    assert owned.events == [Opened()]
+    assert owned.path.phase == OPEN
+    number = owned.ask(b"question")
+    (asked,) = world.at_target()
+    assert read_chunk(decode_frame(asked.frame).body) == b"question"
+    world.answer(asked, b"answer")
+    assert owned.receive() == [Chunk(number, b"answer")]
+
+
+@given(st.binary(max_size=20_000))
+@settings(max_examples=20, deadline=None)
+def test_data_of_any_length_arrive_whole_and_in_order(data: bytes) -> None:
     world = World()
-    path = world.build()
-    assert path.phase == OPEN
-    path = world.send(path, deliver(b"question"))
-    (sent,) = world.to_target
-    cell = decode_cell(sent.frame)
-    assert read_chunk(cell.body) == b"question"
-    reply = Cell(cell.link_id, EXCHANGE, 0, chunk_body(b"answer", bytes(BODY_BYTES)))
-    world.at_relay(2, Peer(True, TARGET), reply.encode())
-    path, payloads = world.receive(path)
-    assert payloads == [ExitPayload(exit_payload.REPLY, b"exchange", bytes(20), b"answer")]
+    world.build().ask(data)
+    assert b"".join(chunks_at(world)) == data
 
 
 def test_every_frame_has_one_size_and_every_link_its_own_ids() -> None:
     world = World()
-    path = world.build()
+    owned = world.build()
     for number in range(5):
-        path = world.send(path, deliver(b"%d" % number))
-    assert {len(frame) for _, frame in world.wire} == {CELL_BYTES}
-    ids = [{frame[:16] for at, frame in world.wire if at == index} for index in range(3)]
+        owned.ask(b"%d" % number)
+    assert {len(carried.frame) for carried in world.carried} == {FRAME_BYTES}
+    links = [(OWNER, node_id(1)), (node_id(1), node_id(2)), (node_id(2), node_id(3))]
+    ids = [
+        {c.frame[:ID_BYTES] for c in world.carried if (c.sender, c.receiver) in (link, link[::-1])}
+        for link in links
+    ]
+    assert [len(seen) for seen in ids] == [2, 2, 2]  # one a direction
     assert not any(first & second for first, second in pairwise(ids))
 
 
-def test_no_relay_but_the_last_sees_the_chunk_and_none_sees_a_known_pattern() -> None:
+def test_no_relay_but_the_last_sees_the_chunk() -> None:
     world = World()
-    world.send(world.build(), deliver(b"a very particular question"))
-    assert not any(b"particular" in frame for _, frame in world.wire)
+    world.build().ask(b"a very particular question")
+    seen = [c for c in world.carried if b"particular" in c.frame]
+    assert [(c.sender, c.receiver) for c in seen] == [(node_id(3), TARGET)]
 
 
-@given(st.integers(0, CELL_BYTES * 8 - 1))
-@settings(max_examples=150)
-def test_any_altered_bit_of_a_cell_closes_the_path_or_is_dropped(bit: int) -> None:
+def flip(frame: bytes, bit: int) -> bytes:
+    altered = bytearray(frame)
+    altered[bit // 8] ^= 1 << bit % 8
+    return bytes(altered)
+
+
+@given(st.integers(0, FRAME_BYTES * 8 - 1), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_any_altered_bit_of_a_cell_closes_the_path_or_is_dropped(bit: int, hop: int) -> None:
     world = World()
-    path = world.build()
-    path, sends = client_path.send(path, deliver(b"question"), world.entropy)
-    frame = bytearray(sends[0].frame)
-    frame[bit // 8] ^= 1 << bit % 8
-    world.from_client([Send(sends[0].peer, bytes(frame))])
-    assert world.to_target == []
+    owned = world.build()
+    world.wire = lambda c: (
+        [replace(c, frame=flip(c.frame, bit))] if c.receiver == node_id(hop) else [c]
+    )
+    owned.ask(b"question")
+    assert chunks_at(world) == []
 
 
-def test_a_tampered_cell_closes_the_path_at_every_relay_and_tells_the_owner() -> None:
+@given(st.integers(HEADER_BYTES * 8, FRAME_BYTES * 8 - 1), st.sampled_from([0, 1, 2]))
+@settings(max_examples=100, deadline=None)
+def test_any_altered_bit_of_an_answer_closes_the_path(bit: int, hop: int) -> None:
+    """`hop` is who gets the altered cell: the owner, the first or the middle relay."""
     world = World()
-    path = world.build()
-    path, sends = client_path.send(path, deliver(b"question"), world.entropy)
-    body = bytearray(sends[0].frame)
-    body[100] ^= 1
-    world.from_client([Send(sends[0].peer, bytes(body))])
-    path, _ = world.receive(path)
-    assert path.phase == CLOSED
+    owned = world.build()
+    owned.ask(b"question")
+    (asked,) = world.at_target()
+    receiver = node_id(hop) if hop else OWNER
+    world.wire = lambda c: (
+        [replace(c, frame=flip(c.frame, bit))] if c.receiver == receiver and c.dialled else [c]
+    )
+    world.answer(asked, b"answer")
+    owned.receive()
+    assert owned.path.phase == CLOSED
+    assert not any(isinstance(event, Chunk) for event in owned.events)
+
+
+def test_a_tampered_cell_is_reported_by_who_finds_it_and_closes_the_path_everywhere() -> None:
+    world = World()
+    owned = world.build()
+    world.wire = lambda c: (
+        [replace(c, frame=flip(c.frame, 9999))] if c.receiver == node_id(2) else [c]
+    )
+    owned.ask(b"question")
+    assert owned.events[-1] == broken(Reason.PROTOCOL, 1)
     assert world.open_paths() == [0, 0, 0]
+    assert world.members[node_id(2)].counts["frame_refused"] == 1
 
 
 def test_a_replayed_cell_closes_the_path() -> None:
     world = World()
-    path = world.build()
-    path, sends = client_path.send(path, deliver(b"question"), world.entropy)
-    world.from_client([*sends, *sends])
-    assert len([s for s in world.to_target if decode_cell(s.frame).command == EXCHANGE]) == 1
+    owned = world.build()
+    world.wire = lambda c: [c, c] if c.receiver == node_id(2) and c.frame[ID_BYTES] == CELL else [c]
+    owned.ask(b"question")
+    assert chunks_at(world) == [b"question"]
+    assert owned.path.phase == CLOSED
     assert world.open_paths() == [0, 0, 0]
 
 
-def test_a_replayed_set_up_packet_is_dropped() -> None:
+def test_a_dropped_cell_closes_the_path_with_the_next() -> None:
     world = World()
-    world.build()
-    setup = next(frame for at, frame in world.wire if at == 0 and frame[16] == SETUP)
-    again = replace(decode_cell(setup), link_id=b"another id......")
-    world.at_relay(0, CLIENT, again.encode())
-    assert (0, "setup_replayed") in world.counts
+    owned = world.build()
+    world.wire = lambda c: [] if c.receiver == node_id(2) else [c]
+    owned.ask(b"one")
+    world.wire = lambda c: [c]
+    owned.ask(b"two")
+    assert chunks_at(world) == []
+    assert owned.events[-1] == broken(Reason.PROTOCOL, 1)
+
+
+def test_a_replayed_set_up_is_refused_and_touches_no_path() -> None:
+    world = World()
+    owned = world.build()
+    again = encode_frame(b"another!", SETUP, owned.setup[HEADER_BYTES:])
+    world.deliver(Carried(b"stranger", node_id(1), again))
+    (refusal,) = world.arrived[b"stranger"]
+    assert decode_frame(refusal.frame).body == Report(Reason.REPLAYED).close_body()
     assert world.open_paths() == [1, 1, 1]
 
 
-@given(st.binary(max_size=64) | st.binary(min_size=CELL_BYTES, max_size=CELL_BYTES))
+def test_what_is_taken_is_written_down_before_anything_is_sent() -> None:
+    world = World()
+    owned = world.begin([node_id(1), node_id(2)])
+    member = world.members[node_id(1)]
+    entry = Remember(period_of(world.now_s), ephemeral_of(owned.setup[HEADER_BYTES:])[:16])
+    assert member.remembered == [entry]
+    setup = world.begin([node_id(1), node_id(2)]).setup
+    fresh = World().members[node_id(1)]
+    fresh.core._secrets = member.secrets
+    effects = list(fresh.core.frame_arrived(Peer(False, OWNER), setup, world.now_s))
+    assert isinstance(effects[0], Remember)
+
+
+@given(st.binary(max_size=64) | st.binary(min_size=FRAME_BYTES, max_size=FRAME_BYTES))
 def test_garbage_is_dropped_and_counted(frame: bytes) -> None:
     world = World()
-    world.at_relay(0, CLIENT, frame)
-    assert len(world.counts) >= 1
+    world.deliver(Carried(OWNER, node_id(1), frame))
+    assert world.members[node_id(1)].counts.total() >= 1
     assert world.open_paths() == [0, 0, 0]
 
 
-def test_an_unknown_next_relay_is_refused() -> None:
+@given(
+    st.sampled_from([*sorted(KINDS), 0, 77]),
+    st.binary(min_size=BODY_BYTES, max_size=BODY_BYTES) | st.just(bytes(BODY_BYTES)),
+    st.integers(1, 3),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_anything_from_a_neighbour_under_a_paths_id_at_most_closes_it(
+    kind: int, body: bytes, hop: int, from_behind: bool
+) -> None:
     world = World()
-    world.known.discard(RELAYS[1])
-    path = world.build()
-    assert path.phase == CLOSED
+    owned = world.build()
+    owned.ask(b"question")
+    if from_behind:
+        sent = [c for c in world.carried if c.receiver == node_id(hop) and c.dialled]
+    else:
+        sent = [c for c in world.carried if c.receiver == node_id(hop) and not c.dialled]
+    for template in sent[-1:]:
+        frame = encode_frame(template.frame[:ID_BYTES], kind, body)
+        world.deliver(replace(template, frame=frame))
+    owned.receive()
+    assert set(world.open_paths()) <= {0, 1}
+
+
+def test_a_relay_refuses_a_next_hop_that_the_ledger_does_not_list() -> None:
+    world = World()
+    world.known.discard(node_id(2))
+    owned = world.build()
+    detail = (77).to_bytes(8, "big") + bytes(range(8))
+    assert owned.events == [Broken(Report(Reason.UNKNOWN_NEXT, detail), None)]
     assert world.open_paths() == [0, 0, 0]
 
 
-def test_an_unknown_target_closes_the_path() -> None:
+def test_a_refusal_at_a_later_hop_is_reported_by_the_one_before() -> None:
     world = World()
-    path = world.build()
-    payload = ExitPayload(exit_payload.DELIVER, b"exchange", b"X" * 20, b"hi")
-    path, _ = world.receive(world.send(path, payload))
-    assert path.phase == CLOSED
-
-
-def test_closing_reaches_every_relay_and_the_target() -> None:
-    world = World()
-    path = world.send(world.build(), deliver(b"question"))
-    path, sends = client_path.close(path, world.entropy)
-    world.from_client(sends)
-    assert world.open_paths() == [0, 0, 0]
-    assert len(world.to_target) == 2
-    assert not any(relay._exchanges or relay._backward for relay in world.relays)
-
-
-def test_a_gone_relay_closes_the_path_at_its_neighbours() -> None:
-    world = World()
-    path = world.build()
-    world.carry_out(0, world.relays[0].peer_gone(Peer(True, RELAYS[1])))
-    path, _ = world.receive(path)
-    assert path.phase == CLOSED
-    assert world.open_paths()[0] == 0
-
-
-def test_a_gone_target_ends_its_exchange_only() -> None:
-    world = World()
-    path = world.send(world.build(), deliver(b"question"))
-    world.carry_out(2, world.relays[2].peer_gone(Peer(True, TARGET)))
-    path, payloads = world.receive(path)
-    assert [payload.command for payload in payloads] == [exit_payload.END]
-    assert path.phase == OPEN
-
-
-def test_paths_expire() -> None:
-    world = World()
-    path = world.build()
-    world.carry_out(1, world.relays[1].tick(10_000.0))
-    path, _ = world.receive(path)
-    assert path.phase == CLOSED
+    world.known.discard(node_id(3))
+    owned = world.build()
+    (event,) = owned.events
+    assert isinstance(event, Broken)
+    assert (event.report.reason, event.origin) == (Reason.UNKNOWN_NEXT, 0)
     assert world.open_paths() == [0, 0, 0]
 
 
-def test_quotas_refuse_a_neighbour_that_asks_for_too_much() -> None:
-    world = World(limits=RelayLimits(max_paths_per_peer=2))
-    phases = [world.build().phase for _ in range(3)]
-    assert phases == [OPEN, OPEN, CLOSED]
-
-
-def test_too_many_exchanges_close_the_path() -> None:
+def test_a_relay_with_another_key_than_the_ledger_says_is_reported() -> None:
     world = World()
-    path = world.build()
-    for number in range(17):
-        path = world.send(path, deliver(b"x", b"%08d" % number))
+    world.members[node_id(2)].core._secrets = World(seed=2).line[1].secrets
+    assert world.build().events == [broken(Reason.NOT_OPENED, 0)]
+
+
+@pytest.mark.parametrize("minutes", [-11, 11, 60])
+def test_a_clock_of_another_period_hears_the_relays(minutes: int) -> None:
+    world = World()
+    owned = world.begin(fast_s=60.0 * minutes)
+    owned.receive()
+    report = Report(Reason.PERIOD, period_of(world.now_s).to_bytes(4, "big"))
+    assert owned.events == [Broken(report, None)]
+
+
+def test_a_target_that_the_ledger_does_not_list_ends_its_stream_only() -> None:
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"hi", b"X" * 20)
+    assert owned.events[-1] == StreamOver(number, Reason.TARGET_UNREACHABLE)
+    assert owned.path.phase == OPEN
+    owned.ask(b"hi")
+    assert chunks_at(world) == [b"hi"]
+
+
+def test_closing_reaches_every_relay_and_the_model_node() -> None:
+    world = World()
+    owned = world.build()
+    owned.ask(b"question")
+    owned.send(owned.path.close())
     assert world.open_paths() == [0, 0, 0]
+    assert [decode_frame(c.frame).kind for c in world.at_target()] == [STREAM, STREAM_END]
+    assert not any(member.core._links for member in world.line)
+
+
+@pytest.mark.parametrize(("killed", "origin"), [(2, 0), (3, 1)])
+def test_a_relay_that_is_gone_is_reported_by_the_one_before(killed: int, origin: int) -> None:
+    world = World()
+    owned = world.build()
+    world.kill(node_id(killed))
+    owned.receive()
+    assert owned.events[-1] == broken(Reason.NEIGHBOUR_GONE, origin)
+    assert [p for n, p in enumerate(world.open_paths(), 1) if n != killed] == [0, 0]
+
+
+def test_an_owner_that_is_gone_closes_its_path_everywhere() -> None:
+    world = World()
+    world.build()
+    member = world.members[node_id(1)]
+    world.carry_out(member, member.core.peer_gone(Peer(False, OWNER)))
+    assert world.open_paths() == [0, 0, 0]
+
+
+def test_a_model_node_that_is_gone_ends_its_stream_only() -> None:
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"question")
+    world.kill(TARGET)
+    assert owned.receive() == [StreamOver(number, Reason.TARGET_UNREACHABLE)]
+    assert owned.path.phase == OPEN
+
+
+def test_an_end_comes_after_the_data_before_it() -> None:
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"question")
+    (asked,) = world.at_target()
+    for index in range(3):
+        world.answer(asked, b"%d" % index)
+    end = Report(Reason.TARGET_REFUSED).close_body()
+    frame = encode_frame(backward_id(asked.frame[:ID_BYTES]), STREAM_END, end)
+    world.deliver(Carried(TARGET, node_id(3), frame, dialled=True))
+    answered = [Chunk(number, b"%d" % index) for index in range(3)]
+    assert owned.receive() == [*answered, StreamOver(number, Reason.TARGET_REFUSED)]
+
+
+def test_old_paths_and_idle_ones_end() -> None:
+    world = World(limits=RelayLimits(path_life_s=100.0, idle_s=30.0))
+    old, idle = world.build(), world.build()
+    for _ in range(9):
+        old.send(old.path.pad())
+        world.tick(11.0)
+    idle.receive()
+    assert idle.events[-1] == broken(Reason.EXPIRED, 0)
+    assert old.path.phase == OPEN
+    world.tick(11.0)
+    old.receive()
+    assert old.events[-1] == broken(Reason.EXPIRED, 0)
+    assert world.open_paths() == [0, 0, 0]
+
+
+def test_a_relay_that_ends_says_so() -> None:
+    world = World()
+    owned = world.build()
+    member = world.members[node_id(2)]
+    world.carry_out(member, member.core.shut_down())
+    owned.receive()
+    assert owned.events[-1] == broken(Reason.SHUTTING_DOWN, 1)
+    assert world.open_paths() == [0, 0, 0]
+
+
+def test_a_stranger_has_a_share_of_the_table() -> None:
+    world = World(limits=RelayLimits(max_paths_a_stranger=2))
+    events = [world.build().events for _ in range(3)]
+    assert events == [[Opened()], [Opened()], [broken(Reason.QUOTA, None)]]
+
+
+def test_in_a_full_table_the_one_with_most_gives_way() -> None:
+    world = World(relays=1, limits=RelayLimits(max_paths=4))
+    greedy = [world.build(owner=b"greedy") for _ in range(4)]
+    modest = world.build(owner=b"modest")
+    for owned in greedy:
+        owned.receive()
+    assert modest.path.phase == OPEN
+    assert [owned.path.phase for owned in greedy] == [OPEN, OPEN, OPEN, CLOSED]
+    assert greedy[3].events[-1] == broken(Reason.SHED, 0)
+
+
+def test_a_stranger_that_sets_up_too_often_is_refused() -> None:
+    world = World(relays=1)
+    phases = []
+    for _ in range(95):
+        owned = world.build()
+        phases.append(owned.path.phase)
+        owned.send(owned.path.close())
+    assert phases == [OPEN] * 90 + [CLOSED] * 5
+
+
+def test_under_load_a_puzzle_is_asked_and_its_solution_taken() -> None:
+    world = World(limits=RelayLimits(setups_per_s=1.0))
+    member = world.members[node_id(2)]
+    for _ in range(4):
+        world.tick(1.0)
+        for _ in range(2):
+            world.build()
+    world.tick(1.0)
+    difficulty = member.core._puzzle.difficulty
+    assert difficulty > 0
+    nonces = [bytes(8) for _ in range(3)]
+    specs = world.specs(list(world.members))
+    path, sends = client_path.build(specs, period_of(world.now_s), nonces, world.entropy)
+    owned = Owned(world, OWNER, path, sends[0].frame)
+    # The first relay is under the same load; this test is about its own puzzle.
+    owned.send(sends)
+    (event,) = owned.receive()
+    assert isinstance(event, Broken)
+    assert event.report.reason == Reason.PUZZLE
+    assert event.origin is None
+    seed, hard = event.report.detail[:16], event.report.detail[16]
+    solved = []
+    for spec, relay in zip(specs, world.line, strict=True):
+        ephemeral = OnionSecrets.from_bytes(spec.ephemeral_secret).public
+        puzzle = relay.core._puzzle
+        nonce = solve_puzzle(puzzle.seed, ephemeral, puzzle.difficulty, 0, 1 << 20)
+        assert nonce is not None
+        solved.append(nonce.to_bytes(8, "big"))
+    assert (seed, hard) == (world.line[0].core._puzzle.seed, world.line[0].core._puzzle.difficulty)
+    path, sends = client_path.build(specs, period_of(world.now_s), solved, world.entropy)
+    owned = Owned(world, OWNER, path, sends[0].frame)
+    owned.send(sends)
+    assert owned.receive() == [Opened()]
+
+
+def test_too_many_streams_are_refused_one_by_one() -> None:
+    world = World()
+    owned = world.build()
+    numbers = [owned.ask(b"x") for _ in range(MAX_STREAMS + 1)]
+    assert owned.events[-1] == StreamOver(numbers[-1], Reason.QUOTA)
+    owned.send(owned.path.end_stream(numbers[0]))
+    owned.ask(b"again")
+    assert owned.path.phase == OPEN
+    assert chunks_at(world)[-1] == b"again"
+
+
+def test_no_more_than_a_window_goes_ahead_of_what_the_target_took() -> None:
+    world = World()
+    owned = world.build()
+    owned.ask(bytes(1970 * 3 * FORWARD_WINDOW))
+    waiting = deque(world.at_target())
+    assert len(waiting) == FORWARD_WINDOW
+    member, taken = world.members[node_id(3)], 0
+    while waiting:
+        carried = waiting.popleft()
+        taken += 1
+        world.carry_out(member, member.core.sent(Peer(True, TARGET), carried.frame[:ID_BYTES]))
+        owned.receive()
+        waiting += world.at_target()
+        assert len(waiting) <= FORWARD_WINDOW
+    assert taken == 3 * FORWARD_WINDOW + 1  # the first cell names the target besides
+    assert owned.path.phase == OPEN
+
+
+def test_an_owner_without_credit_cannot_speak_further() -> None:
+    world = World()
+    owned = world.build()
+    owned.path._window = CreditWindow(1000, 1000)
+    owned.ask(bytes(1970 * (FORWARD_WINDOW + 1)))
+    assert owned.events[-1] == broken(Reason.PROTOCOL, 2)
+
+
+def test_what_an_owner_does_not_take_waits_and_then_ends_the_path() -> None:
+    world = World()
+    owned = world.build()
+    owned.ask(b"question")
+    (asked,) = world.at_target()
+    for _ in range(BACKWARD_WINDOW + MAX_WAITING):
+        world.answer(asked, b"more")
+    assert world.open_paths() == [1, 1, 1]
+    assert len(world.arrived[OWNER]) == BACKWARD_WINDOW
+    world.answer(asked, b"too much")
+    assert world.open_paths()[2] == 0
+
+
+def test_what_waited_for_the_owners_credit_comes_when_it_is_granted() -> None:
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"question")
+    (asked,) = world.at_target()
+    for index in range(BACKWARD_WINDOW + 100):
+        world.answer(asked, b"%d" % index)
+    assert owned.receive() == [
+        Chunk(number, b"%d" % index) for index in range(BACKWARD_WINDOW + 100)
+    ]
+
+
+def test_an_ended_stream_leaves_no_entry_and_frees_its_credit() -> None:
+    world = World()
+    owned = world.build()
+    for _ in range(3 * FORWARD_WINDOW):
+        number = owned.ask(b"x")
+        owned.send(owned.path.end_stream(number))
+        owned.receive()
+    assert owned.path.phase == OPEN
+    assert Peer(True, TARGET) not in world.members[node_id(3)].core._links
+
+
+def test_ending_a_stream_that_still_waits_for_credit_keeps_the_numbers_in_order() -> None:
+    world = World()
+    owned = world.build()
+    big = owned.ask(bytes(1970 * 2 * FORWARD_WINDOW))
+    small = owned.ask(b"small")
+    owned.send(owned.path.end_stream(small))
+    owned.send(owned.path.end_stream(big))
+    member = world.members[node_id(3)]
+    for carried in world.at_target():
+        world.carry_out(member, member.core.sent(Peer(True, TARGET), carried.frame[:ID_BYTES]))
+    owned.receive()
+    owned.ask(b"last")
+    assert owned.path.phase == OPEN
+    assert chunks_at(world)[-1] == b"last"
+
+
+def test_a_full_queue_sheds_the_path_that_fills_it() -> None:
+    world = World()
+    full, other = world.build(), world.build()
+    member = world.members[node_id(2)]
+    world.carry_out(member, member.core.shed(Peer(True, node_id(3)), link_to(world, full, 3)))
+    full.receive()
+    assert full.events[-1] == broken(Reason.SHED, 1)
+    world.carry_out(member, member.core.shed(Peer(False, node_id(1)), link_back(world, other, 2)))
+    other.receive()
+    assert other.events[-1] == broken(Reason.SHED, 1)
+    assert world.open_paths() == [0, 0, 0]
+
+
+def link_to(world: World, owned: Owned, hop: int) -> bytes:
+    """The id of `owned` on the link to its relay number `hop`."""
+    setups = [c for c in world.carried if c.receiver == node_id(hop) and c.frame[ID_BYTES] == SETUP]
+    first = [c for c in world.carried if c.receiver == node_id(1) and c.frame[ID_BYTES] == SETUP]
+    return setups[[c.frame for c in first].index(owned.setup)].frame[:ID_BYTES]
+
+
+def link_back(world: World, owned: Owned, hop: int) -> bytes:
+    return backward_id(link_to(world, owned, hop))
+
+
+def test_a_full_queue_to_a_model_node_ends_the_stream() -> None:
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"question")
+    (asked,) = world.at_target()
+    member = world.members[node_id(3)]
+    world.carry_out(member, member.core.shed(Peer(True, TARGET), asked.frame[:ID_BYTES]))
+    assert owned.receive() == [StreamOver(number, Reason.SHED)]
+    assert [decode_frame(c.frame).kind for c in world.at_target()] == [STREAM_END]
+
+
+def test_a_closed_path_leaves_nothing_in_the_queues() -> None:
+    world = World()
+    owned = world.build()
+    ids = [link_to(world, owned, hop) for hop in (1, 2, 3)]
+    owned.send(owned.path.close())
+    purged = world.members[node_id(2)].purged
+    assert Purge(Peer(False, node_id(1)), backward_id(ids[1])) in purged
+    assert Purge(Peer(True, node_id(3)), ids[2]) in purged
+
+
+def test_pings_come_back_up_to_a_rate() -> None:
+    world = World()
+    owned = world.build()
+    owned.send(owned.path.ping(b"12345678"))
+    assert owned.receive() == [Pong(b"12345678")]
+    for _ in range(20):
+        owned.send(owned.path.ping(b"12345678"))
+    assert len(owned.receive()) == 3
 
 
 def test_a_close_from_a_stranger_changes_nothing() -> None:
     world = World()
-    world.build()
-    setup = next(frame for at, frame in world.wire if at == 0 and frame[16] == SETUP)
-    stranger = Cell(setup[:16], CLOSE, 0, bytes(BODY_BYTES))
-    world.at_relay(0, Peer(False, b"stranger"), stranger.encode())
+    owned = world.build()
+    close = encode_frame(owned.setup[:ID_BYTES], CLOSE, Report(Reason.NONE).close_body())
+    world.deliver(Carried(b"stranger", node_id(1), close))
     assert world.open_paths() == [1, 1, 1]
 
 
 def test_a_path_that_was_not_confirmed_takes_no_payload() -> None:
-    world = World()
-    hops = [(RELAYS[0], crypto_scalarmult_base(world.secrets[0]))]
-    path, _ = client_path.build(hops, 0.0, world.entropy)
-    assert path.phase == BUILDING
+    owned = World().begin()
+    assert owned.path.phase == BUILDING
     with pytest.raises(ValueError, match="not open"):
-        client_path.send(path, deliver(b"x"), world.entropy)
+        owned.path.open_stream(TARGET, b"x")
 
 
-@given(st.integers(1, 5))
-def test_the_onion_opens_hop_by_hop_and_keeps_its_size(hops: int) -> None:
-    entropy = Random(hops).randbytes
-    secrets = [entropy(32) for _ in range(hops)]
-    specs = [
-        HopSpec(bytes((number,)) * 20, crypto_scalarmult_base(secret), entropy(32))
-        for number, secret in enumerate(secrets)
-    ]
-    body, keys = build_onion(specs, 120, entropy(BODY_BYTES))
-    for number, secret in enumerate(secrets):
-        assert len(body) == BODY_BYTES
-        opened = open_onion(body, secret, entropy(BODY_BYTES))
-        assert opened.keys == keys[number]
-        assert opened.instructions.position == number
-        following = specs[number + 1].node if number + 1 < hops else None
-        assert opened.instructions.next_node == following
-        body = opened.forward_onion
-
-
-@given(st.integers(0, 111 * 8 + 7))
-@settings(max_examples=100)
-def test_every_flipped_bit_of_the_own_slot_is_refused(bit: int) -> None:
-    entropy = Random(3).randbytes
-    secret = entropy(32)
-    specs = [HopSpec(RELAYS[0], crypto_scalarmult_base(secret), entropy(32))]
-    body, _keys = build_onion(specs, 120, entropy(BODY_BYTES))
-    damaged = bytearray(body)
-    damaged[bit // 8] ^= 1 << bit % 8
-    if bit == 31 * 8 + 7:
-        # X25519 ignores the key's top bit, but the salt of the key derivation does not.
-        assert damaged[31] != body[31]
-    with pytest.raises(CellError):
-        open_onion(bytes(damaged), secret, entropy(BODY_BYTES))
-
-
-def test_data_before_set_up_is_unknown() -> None:
+def test_no_hop_but_the_last_may_speak_for_it() -> None:
+    """A middle relay knows its own key only: what it originates is an error of its own or none."""
     world = World()
-    world.at_relay(0, CLIENT, Cell(bytes(16), DATA, 0, bytes(BODY_BYTES)).encode())
-    assert world.counts == [(0, "cell_unknown_path")]
+    owned = world.build()
+    (path,) = world.members[node_id(2)].core._paths
+    send = path.say(Payload(DATA, 1, b"forged"))
+    world.deliver(Carried(node_id(2), node_id(1), send.frame, dialled=True))
+    owned.receive()
+    assert owned.events[-1] == broken(Reason.PROTOCOL, 1)
 
 
-def test_no_hop_can_mark_a_set_up_packet_for_a_later_one() -> None:
-    entropy = Random(8).randbytes
-    secrets = [entropy(32) for _ in RELAYS]
-    specs = [
-        HopSpec(node, crypto_scalarmult_base(secret), entropy(32))
-        for node, secret in zip(RELAYS, secrets, strict=True)
-    ]
-    body, _ = build_onion(specs, 120, entropy(BODY_BYTES))
-    forward = bytearray(open_onion(body, secrets[0], entropy(BODY_BYTES)).forward_onion)
-    for byte in range(112, 560, 37):  # in the slots behind the one that the second hop opens
-        marked = bytearray(forward)
-        marked[byte] ^= 1
-        with pytest.raises(CellError):
-            open_onion(bytes(marked), secrets[1], entropy(BODY_BYTES))
+def test_a_path_to_the_relay_itself_is_refused() -> None:
+    world = World(relays=1)
+    owned = world.build([node_id(1), node_id(1)])
+    (event,) = owned.events
+    assert isinstance(event, Broken)
+    assert event.report.reason == Reason.UNKNOWN_NEXT
 
 
-def test_a_relay_cannot_speak_to_another_by_skipping_counters() -> None:
+def test_a_set_up_over_a_connection_that_the_relay_opened_is_ignored() -> None:
     world = World()
-    path = world.build()
-    skipped = replace(path, sent=5)
-    path, _ = world.receive(world.send(skipped, deliver(b"x")))
-    assert path.phase == CLOSED
-    assert world.to_target == []
+    setup = world.begin([node_id(2)]).setup
+    world.deliver(Carried(node_id(2), node_id(1), setup, dialled=True))
+    assert world.members[node_id(1)].counts == {"setup_from_dialled": 1}
 
 
-@pytest.mark.parametrize(("started_s", "now_s"), [(0.0, 500.0), (50.0, 60.0), (-1000.0, -500.0)])
-def test_set_up_packets_from_another_time_are_refused(started_s: float, now_s: float) -> None:
-    """Late ones, ones from before a restart, and ones of a clock that is far ahead."""
+@given(st.integers(0, BODY_BYTES * 8 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_marked_set_up_goes_no_further_than_the_next_hop(bit: int) -> None:
     world = World()
-    hops = [(RELAYS[0], crypto_scalarmult_base(world.secrets[0]))]
-    _, sends = client_path.build(hops, 0.0, world.entropy)
-    relay = Relay(world.secrets[0], world.knows, world.entropy, started_s)
-    effects = relay.frame_arrived(CLIENT, sends[0].frame, now_s)
-    assert Count("setup_expired") in effects
-    assert not relay.paths
+    world.wire = lambda c: (
+        [replace(c, frame=flip(c.frame, HEADER_BYTES * 8 + bit))]
+        if c.receiver == node_id(2) and c.frame[ID_BYTES] == SETUP
+        else [c]
+    )
+    owned = world.build()
+    assert owned.events == [broken(Reason.NOT_OPENED, 0)]
+    assert world.members[node_id(3)].counts.total() == 0

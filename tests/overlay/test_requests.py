@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_scalarmult_base
 
 from overlay.core import reply, sealed
-from overlay.core.cells import (
-    BODY_BYTES,
-    CELL_BYTES,
-    EXCHANGE,
-    EXCHANGE_CHUNK_BYTES,
-    EXCHANGE_END,
-    Cell,
-    chunk_body,
-    decode_cell,
-    read_chunk,
-)
 from overlay.core.effects import Count, Peer, Send
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, RequestGone, RequestReady
+from overlay.core.reasons import Reason, Report
 from overlay.core.reply import ReplyAssembler, ReplyError
 from overlay.core.request import CloveStream, OutgoingRequest, RequestError, chunks, prepare
+from overlay.core.wire import (
+    FRAME_BYTES,
+    MAX_CHUNK_BYTES,
+    STREAM_END,
+    backward_id,
+    decode_frame,
+    encode_frame,
+    read_chunk,
+    stream_frame,
+)
 
 TARGET = b"T" * 20
 SECRET = bytes(range(32))
@@ -41,20 +41,24 @@ class Door:
     def __post_init__(self) -> None:
         self.entropy = Random(5).randbytes
         self.inbox = Inbox(TARGET, SECRET, self.entropy, self.limits)
-        self.routes = [(Peer(False, b"relay%d" % i), b"%d" % i * 16) for i in range(N)]
+        self.routes = [(Peer(False, b"relay%d" % i), b"%d" % i * 8) for i in range(N)]
         self.effects: list[InboxEffect] = []
 
     def request(self, payload: bytes = b"question") -> OutgoingRequest:
         return prepare(payload, TARGET, crypto_scalarmult_base(SECRET), N, K, self.entropy)
 
-    def feed(self, index: int, chunk: bytes, command: int = EXCHANGE, now_s: float = 0.0) -> None:
+    def feed(self, index: int, chunk: bytes) -> None:
         peer, link_id = self.routes[index]
-        cell = Cell(link_id, command, 0, chunk_body(chunk, bytes(BODY_BYTES)))
-        self.effects += self.inbox.frame_arrived(peer, cell.encode(), now_s)
+        self.effects += self.inbox.frame_arrived(peer, stream_frame(link_id, chunk), 0.0)
+
+    def end(self, index: int) -> None:
+        peer, link_id = self.routes[index]
+        frame = encode_frame(link_id, STREAM_END, Report(Reason.NONE).close_body())
+        self.effects += self.inbox.frame_arrived(peer, frame, 0.0)
 
     def deliver(self, request: OutgoingRequest, indices: list[int]) -> None:
         for index in indices:
-            for chunk in chunks(request.streams[index], EXCHANGE_CHUNK_BYTES):
+            for chunk in chunks(request.streams[index], MAX_CHUNK_BYTES):
                 self.feed(index, chunk)
 
     def ready(self) -> list[RequestReady]:
@@ -69,8 +73,9 @@ class Door:
         return [self.arrived(send) for send in sent]
 
     def arrived(self, send: Send) -> tuple[int, bytes]:
-        cell = decode_cell(send.frame)
-        return self.routes.index((send.peer, cell.link_id)), read_chunk(cell.body)
+        frame = decode_frame(send.frame)
+        back = [(peer, backward_id(link_id)) for peer, link_id in self.routes]
+        return back.index((send.peer, frame.link_id)), read_chunk(frame.body)
 
 
 def assembler(request: OutgoingRequest) -> ReplyAssembler:
@@ -158,8 +163,8 @@ def test_an_ended_request_does_not_wait_for_ever() -> None:
     door.deliver(door.request(), [0, 1, 2])
     (ready,) = door.ready()
     door.answer(ready.request_id, reply.END, b"")
-    door.feed(0, b"", EXCHANGE_END)
-    door.feed(1, b"", EXCHANGE_END)
+    door.end(0)
+    door.end(1)
     assert not any(isinstance(effect, RequestGone) for effect in door.effects)
     door.inbox.tick(100.0)
     assert not door.inbox._requests
@@ -183,9 +188,9 @@ def test_fewer_than_k_paths_end_a_running_request() -> None:
     request = door.request()
     door.deliver(request, [0, 1, 2, 3])
     (ready,) = door.ready()
-    door.feed(0, b"", EXCHANGE_END)
+    door.end(0)
     assert not any(isinstance(effect, RequestGone) for effect in door.effects)
-    door.feed(1, b"", EXCHANGE_END)
+    door.end(1)
     assert RequestGone(ready.request_id) in door.effects
     assert door.answer(ready.request_id, reply.DATA, b"x") == []
 
@@ -195,7 +200,7 @@ def test_a_late_clove_saves_a_request_that_lost_a_path() -> None:
     request = door.request()
     door.deliver(request, [0, 1, 2])
     (ready,) = door.ready()
-    door.feed(0, b"", EXCHANGE_END)
+    door.end(0)
     assert not any(isinstance(effect, RequestGone) for effect in door.effects)
     door.deliver(request, [3])
     assert len(door.answer(ready.request_id, reply.END, b"x")) == 3
@@ -205,7 +210,7 @@ def test_a_request_that_lost_a_path_waits_for_the_late_one_only_so_long() -> Non
     door = Door()
     door.deliver(door.request(), [0, 1, 2])
     (ready,) = door.ready()
-    door.feed(0, b"", EXCHANGE_END)
+    door.end(0)
     assert RequestGone(ready.request_id) in door.inbox.tick(100.0)
     assert not door.inbox._requests
 
@@ -214,17 +219,17 @@ def test_what_stays_incomplete_is_dropped() -> None:
     door = Door()
     request = door.request(b"x" * 9000)
     door.deliver(request, [0, 1])
-    door.feed(2, chunks(request.streams[2], EXCHANGE_CHUNK_BYTES)[0])
+    door.feed(2, chunks(request.streams[2], MAX_CHUNK_BYTES)[0])
     effects = door.inbox.tick(100.0)
     ends = [e for e in effects if isinstance(e, Send)]
-    assert {decode_cell(send.frame).command for send in ends} == {EXCHANGE_END}
+    assert {decode_frame(send.frame).kind for send in ends} == {STREAM_END}
     assert len(ends) == 3
     assert not door.inbox._streams
     assert not door.inbox._requests
     assert door.inbox._buffered_bytes == 0
 
 
-@given(st.binary(max_size=80) | st.binary(min_size=CELL_BYTES, max_size=CELL_BYTES))
+@given(st.binary(max_size=80) | st.binary(min_size=FRAME_BYTES, max_size=FRAME_BYTES))
 def test_garbage_opens_nothing(frame: bytes) -> None:
     door = Door()
     effects = door.inbox.frame_arrived(Peer(False, b"anyone"), frame, 0.0)

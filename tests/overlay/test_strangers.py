@@ -11,7 +11,7 @@ import pytest
 import zmq
 from zmq.utils import z85
 
-from overlay.core.cells import CELL_BYTES, CLOSE, DATA, EXCHANGE, EXCHANGE_END, SETUP
+from overlay.core.wire import CELL, FRAME_BYTES, ID_BYTES, KINDS, SETUP
 from overlay.relay_node import EVENTS
 from overlay.server import IncomingRequest
 from planetserve.records import NodeRecord
@@ -23,18 +23,18 @@ async def echo(request: IncomingRequest) -> None:
     await request.finish()
 
 
-def a_cell(command: int) -> bytes:
-    return os.urandom(16) + bytes((command,)) + os.urandom(CELL_BYTES - 17)
+def a_frame(kind: int) -> bytes:
+    return os.urandom(ID_BYTES) + bytes((kind,)) + os.urandom(FRAME_BYTES - ID_BYTES - 1)
 
 
 GARBAGE: tuple[Sequence[bytes], ...] = (
     [b""],
     [b"x"],
-    [os.urandom(CELL_BYTES - 1)],
-    [os.urandom(CELL_BYTES + 1)],
+    [os.urandom(FRAME_BYTES - 1)],
+    [os.urandom(FRAME_BYTES + 1)],
     [b"", b"", b""],
-    [a_cell(DATA), a_cell(DATA)],
-    *([a_cell(command)] for command in (SETUP, DATA, CLOSE, EXCHANGE, EXCHANGE_END, 77)),
+    [a_frame(CELL), a_frame(CELL)],
+    *([a_frame(kind)] for kind in (*KINDS, 77)),
 )
 
 
@@ -72,9 +72,9 @@ async def test_garbage_cells(make_overlay: MakeOverlay) -> None:
 async def test_a_flood_of_set_ups_does_not_stop_a_relay(make_overlay: MakeOverlay) -> None:
     overlay = await make_overlay(echo, 9)
     for node in overlay.routes.relays():
-        await send_garbage(node, [[a_cell(SETUP)] for _ in range(200)])
+        await send_garbage(node, [[a_frame(SETUP)] for _ in range(200)])
     await still_answers(overlay)
-    assert all(len(relay._core.paths) <= 4 for relay in overlay.relays.values())
+    assert all(relay.paths <= 4 for relay in overlay.relays.values())
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ async def test_bytes_that_are_no_zeromq(make_overlay: MakeOverlay, hello: bytes)
 async def test_a_frame_that_is_far_too_large_drops_its_sender(make_overlay: MakeOverlay) -> None:
     overlay = await make_overlay(echo, 9)
     for node in [*overlay.routes.relays(), overlay.target]:
-        await send_garbage(node, [[bytes(1 << 20)], [a_cell(DATA)]])
+        await send_garbage(node, [[bytes(1 << 20)], [a_frame(CELL)]])
     await still_answers(overlay)

@@ -1,0 +1,213 @@
+"""Relays, owners and model nodes in one process, without sockets: frames travel at once and in
+order, and each link's are kept."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from overlay.core import client_path
+from overlay.core.client_path import ClientPath, PathEvent
+from overlay.core.effects import Count, Effect, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.relay import Relay, RelayLimits
+from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
+from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, OnionSecrets, period_of
+from overlay.core.wire import ID_BYTES, backward_id, decode_frame, stream_frame
+
+START_S = 1_800_000_000.0
+FILTER_BITS = 1 << 14
+OWNER = b"owner"
+TARGET = b"T" * 20
+
+
+def node_id(number: int) -> bytes:
+    return bytes((number,)) * 20
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A frame on its way; `dialled` says whether the receiver opened the connection. Names are
+    node ids and, for owners, what the test calls them."""
+
+    sender: bytes
+    receiver: bytes
+    frame: bytes
+    dialled: bool = False
+
+
+@dataclass(eq=False)
+class Member:
+    """A relay with what it sees of the world."""
+
+    world: World
+    node: bytes
+    secrets: OnionSecrets
+    core: Relay = field(init=False)
+    counts: Counter[str] = field(default_factory=Counter)
+    remembered: list[Remember] = field(default_factory=list)
+    purged: list[Purge] = field(default_factory=list)
+
+    def knows(self, node: bytes) -> bool:
+        return node in self.world.known
+
+    def neighbour(self, peer: Peer) -> Neighbour:
+        return Neighbour(peer.name in self.world.members, peer.name)
+
+    def route_set(self) -> tuple[int, bytes]:
+        return 77, bytes(range(32))
+
+    def took(self, effects: Iterable[Effect]) -> list[Carried]:
+        """Count what is to be counted; the frames that go out."""
+        frames = []
+        for effect in effects:
+            match effect:
+                case Send():
+                    to_owner = not effect.peer.dialled
+                    frames.append(
+                        Carried(self.node, effect.peer.name, effect.frame, dialled=to_owner)
+                    )
+                case Count():
+                    self.counts[effect.event] += 1
+                case Remember():
+                    self.remembered.append(effect)
+                case Purge():
+                    self.purged.append(effect)
+        return frames
+
+
+@dataclass(eq=False)
+class World:
+    """`members` are the relays by node id; what goes to model nodes and owners waits in `arrived`
+    until the test takes it."""
+
+    relays: int = 3
+    seed: int = 1
+    limits: RelayLimits = field(default_factory=RelayLimits)
+    targets: Sequence[bytes] = (TARGET,)
+    now_s: float = START_S
+    wire: Callable[[Carried], list[Carried]] = lambda carried: [carried]
+    """What becomes of a frame on its way: nothing, itself, another, several."""
+
+    def __post_init__(self) -> None:
+        self.entropy = Random(self.seed).randbytes
+        self.members: dict[bytes, Member] = {}
+        self.known: set[bytes] = set(self.targets)
+        self.carried: list[Carried] = []
+        self.arrived: dict[bytes, deque[Carried]] = {}
+        self.gone: set[bytes] = set()
+        for number in range(1, self.relays + 1):
+            self.add(node_id(number))
+
+    def add(self, node: bytes) -> Member:
+        member = Member(self, node, OnionSecrets.from_bytes(self.entropy(32)))
+        replay = ReplayFilter(self.entropy(SECRET_BYTES), period_of(self.now_s), FILTER_BITS)
+        member.core = Relay(node, member.secrets, member, replay, self.entropy, self.limits)
+        self.members[node] = member
+        self.known.add(node)
+        return member
+
+    @property
+    def line(self) -> list[Member]:
+        return list(self.members.values())
+
+    def specs(self, hops: Sequence[bytes]) -> list[HopSpec]:
+        return [HopSpec(node, self.members[node].secrets.public, self.entropy(32)) for node in hops]
+
+    def begin(
+        self, hops: Sequence[bytes] | None = None, owner: bytes = OWNER, fast_s: float = 0.0
+    ) -> Owned:
+        """A path through all relays, or through `hops`, of which no answer was looked at; the
+        owner's clock is `fast_s` fast."""
+        specs = self.specs(hops or list(self.members))
+        nonces = [self.entropy(PUZZLE_NONCE_BYTES) for _ in specs]
+        path, sends = client_path.build(specs, period_of(self.now_s + fast_s), nonces, self.entropy)
+        owned = Owned(self, owner, path, sends[0].frame)
+        owned.send(sends)
+        return owned
+
+    def build(self, hops: Sequence[bytes] | None = None, owner: bytes = OWNER) -> Owned:
+        owned = self.begin(hops, owner)
+        owned.receive()
+        return owned
+
+    def deliver(self, carried: Carried) -> None:
+        """Bring a frame where it goes, and all that comes of it."""
+        pending = deque(self.wire(carried))
+        while pending:
+            carried = pending.popleft()
+            if carried.receiver in self.gone:
+                continue
+            self.carried.append(carried)
+            member = self.members.get(carried.receiver)
+            if member is None:
+                self.arrived.setdefault(carried.receiver, deque()).append(carried)
+                continue
+            peer = Peer(carried.dialled, carried.sender)
+            for sent in member.took(member.core.frame_arrived(peer, carried.frame, self.now_s)):
+                pending.extend(self.wire(sent))
+
+    def carry_out(self, member: Member, effects: Iterable[Effect]) -> None:
+        for carried in member.took(effects):
+            self.deliver(carried)
+
+    def at_target(self, target: bytes = TARGET) -> list[Carried]:
+        """Frames that came to the model node since the last call."""
+        waiting = self.arrived.pop(target, deque())
+        return list(waiting)
+
+    def answer(self, asked: Carried, chunk: bytes) -> None:
+        """The model node that got `asked` sends a chunk back."""
+        frame = stream_frame(backward_id(asked.frame[:ID_BYTES]), chunk)
+        self.deliver(Carried(asked.receiver, asked.sender, frame, dialled=True))
+
+    def kill(self, node: bytes) -> None:
+        """The relay or model node is gone, and its neighbours notice."""
+        self.gone.add(node)
+        for member in self.line:
+            for dialled in (True, False):
+                self.carry_out(member, member.core.peer_gone(Peer(dialled, node)))
+
+    def tick(self, seconds: float) -> None:
+        self.now_s += seconds
+        for member in self.line:
+            self.carry_out(member, member.core.tick(self.now_s))
+
+    def open_paths(self) -> list[int]:
+        return [member.core.paths for member in self.line]
+
+
+@dataclass(eq=False)
+class Owned:
+    """A path at its owner; `events` is what the path reported so far."""
+
+    world: World
+    owner: bytes
+    path: ClientPath
+    setup: bytes
+    """The set-up frame."""
+    events: list[PathEvent] = field(default_factory=list)
+
+    def send(self, sends: Iterable[Send]) -> None:
+        for item in sends:
+            self.world.deliver(Carried(self.owner, item.peer.name, item.frame))
+
+    def ask(self, data: bytes, target: bytes = TARGET) -> int:
+        number, sends = self.path.open_stream(target, data)
+        self.send(sends)
+        self.receive()
+        return number
+
+    def receive(self) -> list[PathEvent]:
+        """Take in what came back for this path; the new events."""
+        new: list[PathEvent] = []
+        waiting = self.world.arrived.get(self.owner, deque())
+        own = [c for c in waiting if c.frame[:ID_BYTES] == self.path.backward_id]
+        for carried in own:
+            waiting.remove(carried)
+            sends, events = self.path.frame_arrived(decode_frame(carried.frame))
+            new += events
+            self.send(sends)
+        self.events += new
+        return new + (self.receive() if own else [])
