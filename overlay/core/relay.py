@@ -210,8 +210,11 @@ class Relay:
             expired.append(path)
         if abs(now_s - self._scanned_s) >= IDLE_SCAN_S:
             self._scanned_s = now_s
-            oldest_s = now_s - self.limits.idle_s
-            expired += [path for path in self._paths if path.heard_s < oldest_s]
+            for path in self._paths:
+                if path.heard_s < now_s - self.limits.idle_s:
+                    expired.append(path)
+                elif path.heard_s < now_s - IDLE_SCAN_S:
+                    path.rest()
         effects: list[Effect] = []
         for path in dict.fromkeys(expired):
             effects += [Count("path_expired"), *self._close(path, Report(Reason.EXPIRED))]

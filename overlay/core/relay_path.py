@@ -23,8 +23,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
 from overlay.core.effects import Neighbour, Peer, Purge, Send
-from overlay.core.layer import originate, peel, seal_back
+from overlay.core.layer import originate, peel_with, seal_back_with
 from overlay.core.payload import ERROR, Payload, encode_payload
 from overlay.core.reasons import Reason, Report
 from overlay.core.relay_exit import Exit
@@ -55,6 +57,8 @@ class RelayPath:
     exit: Exit | None = None
     forward_count: int = 0
     backward_count: int = 0
+    _forward: ChaCha20Poly1305 | None = None
+    _backward: ChaCha20Poly1305 | None = None
     _outwards: bytes = b""
     _inwards: bytes = b""
 
@@ -67,9 +71,15 @@ class RelayPath:
         self._outwards = out_id + _CELL
         return Send(following, encode_frame(out_id, SETUP, body))
 
+    def rest(self) -> None:
+        """Free what is only needed while cells come, more than the path takes without it."""
+        self._forward = self._backward = None
+
     def peeled(self, frame: bytes) -> bytes:
         """The body of a CELL from the previous hop, a layer less. Raises `CellError`."""
-        body = peel(self.keys.forward, self.forward_count, frame[HEADER_BYTES:])
+        if self._forward is None:
+            self._forward = ChaCha20Poly1305(self.keys.forward)
+        body = peel_with(self._forward, self.forward_count, frame[HEADER_BYTES:])
         self.forward_count += 1
         return body
 
@@ -79,7 +89,9 @@ class RelayPath:
 
     def back(self, frame: bytes) -> Send:
         """A CELL from the following hop. Raises `CellError`."""
-        body = seal_back(self.keys.backward, self.backward_count, frame[HEADER_BYTES:])
+        if self._backward is None:
+            self._backward = ChaCha20Poly1305(self.keys.backward)
+        body = seal_back_with(self._backward, self.backward_count, frame[HEADER_BYTES:])
         self.backward_count += 1
         return Send(self.previous, self._inwards + body)
 

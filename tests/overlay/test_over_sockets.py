@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from overlay.client import OverlayClient, PathSettings
 from overlay.core import layer
@@ -208,14 +209,14 @@ async def test_no_relay_decrypts_anything_of_the_question(
 ) -> None:
     overlay = await make_overlay(echo)
     seen: list[bytes] = []
-    original = layer.peel
+    original = layer.peel_with
 
-    def recording(key: bytes, counter: int, body: bytes) -> bytes:
-        plaintext = original(key, counter, body)
+    def recording(aead: ChaCha20Poly1305, counter: int, body: bytes) -> bytes:
+        plaintext = original(aead, counter, body)
         seen.append(plaintext)
         return plaintext
 
-    monkeypatch.setattr("overlay.core.relay_path.peel", recording)
+    monkeypatch.setattr("overlay.core.relay_path.peel_with", recording)
     question = b"a question about xylophones " * 20
     assert await ask(overlay.client(), overlay.target, question) == b"you said: " + question
     assert len(seen) >= 12
