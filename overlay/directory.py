@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from overlay.links import Address
 from planetserve.errors import PlanetServeError
-from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.records import NodeRecord, RouteSet
 
@@ -16,12 +16,19 @@ REFRESH_S = 2.0
 log = get_logger()
 
 
+class RouteSource(Protocol):
+    """What is needed of a `LedgerClient`."""
+
+    async def routes(self) -> RouteSet:
+        """The newest route set. Raises `PlanetServeError`."""
+
+
 class Directory:
     """`current` is the newest route set read; `changed` is called with each new one."""
 
     def __init__(
         self,
-        ledger: LedgerClient,
+        ledger: RouteSource,
         refresh_s: float = REFRESH_S,
         changed: Callable[[RouteSet], None] | None = None,
     ) -> None:
@@ -33,7 +40,7 @@ class Directory:
         self.current: RouteSet | None = None
 
     async def refresh(self) -> RouteSet:
-        """Read the route set now. Raises what `LedgerClient.routes` raises."""
+        """Read the route set now. Raises what `RouteSource.routes` raises."""
         routes = await self._ledger.routes()
         if self.current is None or routes.height >= self.current.height:
             changed = self.current is None or routes.hash != self.current.hash

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -81,7 +80,7 @@ MakeOverlay = Callable[..., Awaitable[Overlay]]
 async def running_overlay(
     handler: Handler, relay_count: int, folder: Path
 ) -> AsyncIterator[Overlay]:
-    ledger: Any = StaticLedger()
+    ledger = StaticLedger()
     directory = Directory(ledger)
     server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler)
     target = record(seeded_identity(200), "model-1", "model", await server.start())
