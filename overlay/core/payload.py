@@ -11,7 +11,7 @@ CREDIT           4  both       no      cells 2
 PING             5  out        no      8 bytes
 PONG             6  back       no      the 8 bytes of the PING
 PAD              7  both       no      nothing; it is dropped
-ESTABLISHED     16  back       no      version 1 | forward window 2 | backward window 2
+ESTABLISHED     16  back       no      version 2 | forward window 2 | backward window 2
 ERROR           17  back       no      reason 1 | detail (`overlay.core.reasons`)
 
 A stream carries bytes between the owner and one model node. The owner numbers the streams of a

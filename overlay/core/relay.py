@@ -6,7 +6,7 @@ spans paths. A set-up passes these gates, the cheap ones first:
 gate                                              who fails it hears
 ────────────────────────────────────────────────  ──────────────────────────────────────────────
 came over a connection that the neighbour opened  nothing
-its id is free                                    nothing
+its id is free                                    the path that has it ends
 the neighbour's rate (`quotas`)                   CLOSE, QUOTA
 the neighbour's share of the table                CLOSE, QUOTA
 the puzzle, under load                            CLOSE, PUZZLE with what is to be solved
@@ -176,20 +176,18 @@ class Relay:
     def shed(self, peer: Peer, link_id: bytes) -> list[Effect]:
         """What waited for `peer` under `link_id` was too much, and is dropped."""
         entry = self._links.get(peer, {}).get(backward_id(link_id))
-        if entry is None:
-            entry = next(
-                (
-                    found
-                    for in_id, found in self._links.get(peer, {}).items()
-                    if found.role == Role.OUT and backward_id(in_id) == link_id
-                ),
-                None,
-            )
-        if entry is None:
-            return []
-        if entry.role == Role.TARGET:
+        if entry is not None and entry.role == Role.TARGET:
             return [Count("stream_shed"), *self._stream_over(entry, Reason.SHED, tell=True)]
-        return [Count("path_shed"), *self._close(entry.path, Report(Reason.SHED))]
+        if entry is not None:
+            return [Count("path_shed"), *self._close(entry.path, Report(Reason.SHED))]
+        if peer.dialled:
+            return []
+        # The owner cannot open a cell after those that are lost; the hop before can say it.
+        told = Send(peer, encode_frame(link_id, CLOSE, Report(Reason.SHED).close_body()))
+        for in_id, found in self._links.get(peer, {}).items():
+            if found.role == Role.OUT and backward_id(in_id) == link_id:
+                return [Count("path_shed"), *self._close(found.path, None), told]
+        return [told]  # its last report is among what is lost
 
     def sent(self, peer: Peer, link_id: bytes) -> list[Effect]:
         """A STREAM to `peer` left its queue."""
@@ -343,7 +341,9 @@ class Relay:
                 entry.path, entry.path.exit.target_ended(entry.stream, reason)
             )
         except CellError:
-            return self._close(entry.path, Report(Reason.PROTOCOL))
+            # The path forgot the stream before its END found no room.
+            self._leave(stream.target, backward_id(stream.link_id))
+            effects = self._close(entry.path, Report(Reason.PROTOCOL))
         return [*effects, stream.end(reason)] if tell else effects
 
     def _carried_out(self, path: RelayPath, outcome: Outcome) -> list[Effect]:
@@ -367,7 +367,7 @@ class Relay:
         if path.exit is not None:
             for stream in path.exit.streams.values():
                 self._leave(stream.target, backward_id(stream.link_id))
-        effects += path.report(report) if report is not None else [path.purge()]
+        effects.append(path.report(report) if report is not None else path.purge())
         if not told:
             effects += path.close_outwards()
         return effects

@@ -9,14 +9,17 @@ LAST    CELL from previous, opens            LAST    what its payload asks for
 any     CELL from previous, does not open    (gone)  ERROR to the owner, CLOSE to following
 any     CLOSE from previous, previous gone   (gone)  CLOSE to following
 MIDDLE  CLOSE from following, it is gone     (gone)  ERROR to the owner
-any     its queue overflows, too old, idle,  (gone)  ERROR to the owner, CLOSE to following
-        another's turn, the relay ends
+any     too old, idle, another's turn, the   (gone)  ERROR to the owner, CLOSE to following
+        relay ends, its queue to following
+        overflows
+any     its queue to previous overflows      (gone)  CLOSE to previous and to following
 LAST    any of these                         (gone)  besides, STREAM_END to its model nodes
 
 Outwards a path is closed by CLOSE, hop by hop. Inwards the relay that ends it says so in a cell
 of its own, under its own key, and the owner closes what is left; so the owner knows who spoke. A
-relay that refuses a set-up has no keys for it and says CLOSE, which the one before it reports. A
-path that is gone is forgotten by the caller.
+relay that refuses a set-up has no keys for it and says CLOSE, which the one before it reports; so
+it does when cells for the owner were lost with its queue, since none after them would open. A path
+that is gone is forgotten by the caller.
 """
 
 from __future__ import annotations
@@ -101,9 +104,10 @@ class RelayPath:
         self.backward_count += 1
         return Send(self.previous, self._inwards + body)
 
-    def report(self, report: Report) -> list[Send | Purge]:
-        """Tell the owner why the path is over; nothing that waited for it matters any more."""
-        return [self.purge(), self.say(Payload(ERROR, data=report.error_data()))]
+    def report(self, report: Report) -> Send:
+        """Tell the owner why the path is over, after all that waits for it: a cell opens only
+        when those before it have come."""
+        return self.say(Payload(ERROR, data=report.error_data()))
 
     def purge(self) -> Purge:
         return Purge(self.previous, self._inwards[:ID_BYTES])

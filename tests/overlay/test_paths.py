@@ -14,7 +14,8 @@ from overlay.core import client_path
 from overlay.core.client_path import BUILDING, CLOSED, OPEN, Broken, Chunk, Opened, Pong, StreamOver
 from overlay.core.credit import CreditWindow
 from overlay.core.effects import Peer, Purge, Remember
-from overlay.core.payload import DATA, Payload
+from overlay.core.fair_queue import MAX_FRAMES_AN_ID
+from overlay.core.payload import DATA, PAD, Payload
 from overlay.core.puzzle import solve_puzzle
 from overlay.core.reasons import Reason, Report
 from overlay.core.relay import RelayLimits
@@ -447,6 +448,29 @@ def test_what_an_owner_does_not_take_waits_and_then_ends_the_path() -> None:
     assert world.open_paths()[2] == 0
 
 
+@pytest.mark.parametrize("shed", [False, True])
+def test_a_stream_that_ends_where_nothing_more_may_wait_leaves_nothing(shed: bool) -> None:
+    world = World()
+    owned = world.build()
+    owned.ask(b"question")
+    (asked,) = world.at_target()
+    for _ in range(BACKWARD_WINDOW + MAX_WAITING):
+        world.answer(asked, b"more")
+    link_id, member = asked.frame[:ID_BYTES], world.members[node_id(3)]
+    if shed:
+        world.carry_out(member, member.core.shed(Peer(True, TARGET), link_id))
+        assert [decode_frame(c.frame).kind for c in world.at_target()] == [STREAM_END]
+    else:
+        end = Report(Reason.NONE).close_body()
+        frame = encode_frame(backward_id(link_id), STREAM_END, end)
+        world.deliver(Carried(TARGET, node_id(3), frame, dialled=True))
+    world.answer(asked, b"too late")
+    assert not member.core._links
+    owned.receive()
+    assert owned.events[-1] == broken(Reason.PROTOCOL, 2)
+    assert world.open_paths() == [0, 0, 0]
+
+
 def test_what_waited_for_the_owners_credit_comes_when_it_is_granted() -> None:
     world = World()
     owned = world.build()
@@ -495,8 +519,53 @@ def test_a_full_queue_sheds_the_path_that_fills_it() -> None:
     assert full.events[-1] == broken(Reason.SHED, 1)
     world.carry_out(member, member.core.shed(Peer(False, node_id(1)), link_back(world, other, 2)))
     other.receive()
-    assert other.events[-1] == broken(Reason.SHED, 1)
+    assert other.events[-1] == broken(Reason.SHED, 0)
     assert world.open_paths() == [0, 0, 0]
+
+
+def test_a_report_comes_after_what_waits_for_a_slow_neighbour() -> None:
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"question")
+    (asked,) = world.at_target()
+    world.held.add((node_id(2), node_id(1)))
+    world.answer(asked, b"answer")
+    world.kill(node_id(3))
+    assert owned.receive() == []
+    assert world.let_go(node_id(2), node_id(1)) == 2
+    assert owned.receive() == [Chunk(number, b"answer"), broken(Reason.NEIGHBOUR_GONE, 1)]
+
+
+def fill(world: World, cells: int) -> None:
+    """So many cells for the owner wait at the second relay."""
+    world.held.add((node_id(2), node_id(1)))
+    (path,) = world.members[node_id(3)].core._paths
+    for _ in range(cells):
+        frame = path.say(Payload(PAD)).frame
+        world.deliver(Carried(node_id(3), node_id(2), frame, dialled=True))
+
+
+def test_a_neighbour_that_does_not_read_loses_the_path_and_the_hop_before_says_so() -> None:
+    world = World()
+    owned = world.build()
+    fill(world, MAX_FRAMES_AN_ID + 1)
+    assert world.open_paths() == [1, 0, 0]
+    assert world.let_go(node_id(2), node_id(1)) == 1
+    owned.receive()
+    assert owned.events[-1] == broken(Reason.SHED, 0)
+    assert world.open_paths() == [0, 0, 0]
+
+
+def test_a_report_that_finds_no_room_becomes_a_close() -> None:
+    world = World()
+    owned = world.build()
+    fill(world, MAX_FRAMES_AN_ID)
+    assert world.open_paths() == [1, 1, 1]
+    world.kill(node_id(3))
+    assert world.let_go(node_id(2), node_id(1)) == 1
+    owned.receive()
+    assert owned.events[-1] == broken(Reason.SHED, 0)
+    assert world.open_paths()[:2] == [0, 0]
 
 
 def link_to(world: World, owned: Owned, hop: int) -> bytes:

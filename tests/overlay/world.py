@@ -1,5 +1,5 @@
 """Relays, owners and model nodes in one process, without sockets: frames travel at once and in
-order, and each link's are kept."""
+order, and each link's are kept. A link that is held back queues what a relay sends over it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from random import Random
 from overlay.core import client_path
 from overlay.core.client_path import ClientPath, PathEvent
 from overlay.core.effects import Count, Effect, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.fair_queue import QueueBudget
 from overlay.core.relay import Relay, RelayLimits
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
 from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, OnionSecrets, period_of
-from overlay.core.wire import ID_BYTES, backward_id, decode_frame, stream_frame
+from overlay.core.wire import ID_BYTES, STREAM, backward_id, decode_frame, stream_frame
 
 START_S = 1_800_000_000.0
 FILTER_BITS = 1 << 14
@@ -48,6 +49,7 @@ class Member:
     counts: Counter[str] = field(default_factory=Counter)
     remembered: list[Remember] = field(default_factory=list)
     purged: list[Purge] = field(default_factory=list)
+    queues: QueueBudget = field(default_factory=lambda: QueueBudget(1 << 26))
 
     def knows(self, node: bytes) -> bool:
         return node in self.world.known
@@ -61,20 +63,32 @@ class Member:
     def took(self, effects: Iterable[Effect]) -> list[Carried]:
         """Count what is to be counted; the frames that go out."""
         frames = []
-        for effect in effects:
+        pending = deque(effects)
+        while pending:
+            effect = pending.popleft()
             match effect:
+                case Send() if (self.node, effect.peer.name) in self.world.held:
+                    pending.extend(self._queued(effect))
                 case Send():
-                    to_owner = not effect.peer.dialled
-                    frames.append(
-                        Carried(self.node, effect.peer.name, effect.frame, dialled=to_owner)
-                    )
+                    frames.append(self.carried(effect.peer, effect.frame))
                 case Count():
                     self.counts[effect.event] += 1
                 case Remember():
                     self.remembered.append(effect)
                 case Purge():
                     self.purged.append(effect)
+                    self.queues.queue(effect.peer).purge(effect.link_id)
         return frames
+
+    def carried(self, peer: Peer, frame: bytes) -> Carried:
+        return Carried(self.node, peer.name, frame, dialled=not peer.dialled)
+
+    def _queued(self, send: Send) -> Iterable[Effect]:
+        """Put a frame into its queue; what the core makes of an overflow."""
+        if not self.queues.queue(send.peer).put(send.frame):
+            yield from self.core.shed(send.peer, send.frame[:ID_BYTES])
+        for peer, link_id in self.queues.over():
+            yield from self.core.shed(peer, link_id)
 
 
 @dataclass(eq=False)
@@ -97,6 +111,8 @@ class World:
         self.carried: list[Carried] = []
         self.arrived: dict[bytes, deque[Carried]] = {}
         self.gone: set[bytes] = set()
+        self.held: set[tuple[bytes, bytes]] = set()
+        """Links, as sender and receiver, over which relays' frames wait until they are let go."""
         for number in range(1, self.relays + 1):
             self.add(node_id(number))
 
@@ -152,6 +168,21 @@ class World:
         for carried in member.took(effects):
             self.deliver(carried)
 
+    def let_go(self, sender: bytes, receiver: bytes, most: int = 1 << 30) -> int:
+        """Bring up to `most` of the frames that wait where they go; how many there were."""
+        member = self.members[sender]
+        for count in range(most):
+            for peer in (Peer(True, receiver), Peer(False, receiver)):
+                frame = member.queues.queue(peer).take()
+                if frame is not None:
+                    self.deliver(member.carried(peer, frame))
+                    if frame[ID_BYTES] == STREAM:
+                        self.carry_out(member, member.core.sent(peer, frame[:ID_BYTES]))
+                    break
+            else:
+                return count
+        return most
+
     def at_target(self, target: bytes = TARGET) -> list[Carried]:
         """Frames that came to the model node since the last call."""
         waiting = self.arrived.pop(target, deque())
@@ -167,6 +198,7 @@ class World:
         self.gone.add(node)
         for member in self.line:
             for dialled in (True, False):
+                member.queues.drop(Peer(dialled, node))
                 self.carry_out(member, member.core.peer_gone(Peer(dialled, node)))
 
     def tick(self, seconds: float) -> None:
