@@ -1,21 +1,24 @@
 """The folder in which a relay keeps which set-ups it has taken, from one run to the next.
 
-    secret    boot's id 36 | secret of the filter 16
+    secret    boot's id 36 | secret of the filter 16 | first period 4
     clean     there after an orderly end only
     PERIOD    first halves of ephemeral keys, 16 bytes each
+
+What was taken from the first period on is all there; set-ups of earlier ones are never taken again,
+also when the clock is set back.
 
 An entry is written before anything is sent that uses the keys of its set-up, without waiting for
 the disk: what a process wrote outlives it, but maybe not a crash of the machine. After one (the
 boot's id is another and there is no `clean`), or when the folder cannot be read, the relay does not
-know what it took. Then it takes set-ups only from the first period on of which it cannot have taken
-any, five to ten minutes later. The folder stands beside the key and goes where the key goes: a
-relay that finds none takes its key for new.
+know what it took. Then its first period is the first of which it cannot have taken any, five to ten
+minutes later. The folder stands beside the key and goes where the key goes: a relay that finds none
+takes its key for new.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 from pathlib import Path
 
 from overlay.core.effects import Remember
@@ -25,9 +28,11 @@ from planetserve.logs import get_logger
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 BOOT_ID_BYTES = 36
-COLD_PERIODS = 3
-"""How far a filter is ahead that covers nothing which may have been taken: a set-up of the next
-period may have been, and a filter covers the period before its own."""
+PERIOD_BYTES = 4
+COLD_PERIODS = 2
+"""A set-up of the next period may have been taken, none of the one after it."""
+MAX_AHEAD = 288
+"""Periods of a day: a first period further ahead is of a clock that was wrong."""
 
 log = get_logger()
 
@@ -43,62 +48,115 @@ class ReplayLog:
         """Raises `ConfigurationError` when the folder cannot be used."""
         self._folder = folder
         self._files: dict[int, int] = {}
+        self._boot = _boot_id()
         try:
-            self.filter = self._opened(period)
+            self._secret, self._first = self._known(period) or self._cold(period)
+            self.filter = self._filled(period)
+            (self._folder / "clean").unlink(missing_ok=True)
+            self._sync_folder()
         except OSError as error:
             raise ConfigurationError(
                 f"cannot keep set-ups in {folder}: {error.strerror}; make it writable"
             ) from error
 
     def remember(self, taken: Remember) -> None:
-        """Raises `OSError` when the disk takes no more."""
+        """Raises `OSError` when the disk takes no more; what was written before stays whole."""
         descriptor = self._files.get(taken.period)
         if descriptor is None:
             descriptor = self._files[taken.period] = _appending(self._folder / str(taken.period))
-        os.write(descriptor, taken.entry)
+        written = os.write(descriptor, taken.entry)
+        if written < len(taken.entry):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def forget_old(self) -> None:
-        """Remove what the filter does not cover any more."""
-        for period in [p for p in self._files if not self.filter.covers(p)]:
-            os.close(self._files.pop(period))
-        for path in self._folder.iterdir():
-            if path.name.isdigit() and not self.filter.covers(int(path.name)):
-                path.unlink(missing_ok=True)
+        """Remove what the filter does not cover any more. Raises `OSError`."""
+        old = [period for period in self._kept_periods() if not self.filter.covers(period)]
+        if not old:
+            return
+        self._first = old[-1] + 1
+        self._write_secret()
+        for period in old:
+            if period in self._files:
+                os.close(self._files.pop(period))
+            self._path(period).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """An orderly end."""
+        """An orderly end. Raises `OSError`."""
         for descriptor in self._files.values():
             os.fsync(descriptor)
             os.close(descriptor)
         self._files.clear()
-        descriptor = _appending(self._folder / "clean")
-        os.fsync(descriptor)
-        os.close(descriptor)
+        self._sync_folder()
+        os.close(_appending(self._folder / "clean"))
+        self._sync_folder()
 
-    def _opened(self, period: int) -> ReplayFilter:
-        secret_path, clean_path = self._folder / "secret", self._folder / "clean"
-        boot = _boot_id()
-        is_new = not self._folder.exists()
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        kept = b"" if is_new or not secret_path.exists() else secret_path.read_bytes()
-        known = len(kept) == BOOT_ID_BYTES + SECRET_BYTES and (
-            clean_path.exists() or kept[:BOOT_ID_BYTES] == boot
-        )
-        secret = kept[BOOT_ID_BYTES:] if known else os.urandom(SECRET_BYTES)
-        if not (is_new or known):
-            log.warning("taken_setups_unknown", folder=str(self._folder))
-            shutil.rmtree(self._folder)
+    def _known(self, period: int) -> tuple[bytes, int] | None:
+        """The filter's secret, and the first period of which all that was taken is known."""
+        if not self._folder.exists():
             self._folder.mkdir(mode=0o700)
-        replay = ReplayFilter(secret, period if is_new or known else period + COLD_PERIODS)
-        for path in self._folder.iterdir():
-            if path.name.isdigit() and replay.covers(int(path.name)):
-                content = path.read_bytes()
-                for start in range(0, len(content), ENTRY_BYTES):
-                    # A last entry that was cut short was never acted on.
-                    replay.take(int(path.name), content[start : start + ENTRY_BYTES])
-        secret_path.write_bytes(boot + secret)
-        clean_path.unlink(missing_ok=True)
+            return os.urandom(SECRET_BYTES), 0
+        path = self._folder / "secret"
+        kept = path.read_bytes() if path.exists() else b""
+        boot, rest = kept[:BOOT_ID_BYTES], kept[BOOT_ID_BYTES:]
+        if len(rest) != SECRET_BYTES + PERIOD_BYTES:
+            return None
+        if boot != self._boot and not (self._folder / "clean").exists():
+            return None
+        # A clock that was set back must not lead behind what the last run covered.
+        newest = max(self._kept_periods(), default=0)
+        first = max(int.from_bytes(rest[SECRET_BYTES:], "big"), newest - 2)
+        return (rest[:SECRET_BYTES], first) if first <= period + MAX_AHEAD else None
+
+    def _cold(self, period: int) -> tuple[bytes, int]:
+        log.warning("taken_setups_unknown", folder=str(self._folder))
+        self._secret, self._first = os.urandom(SECRET_BYTES), period + COLD_PERIODS
+        self._write_secret()
+        for old in self._kept_periods():
+            self._path(old).unlink()
+        return self._secret, self._first
+
+    def _filled(self, period: int) -> ReplayFilter:
+        # A filter covers the period before its own.
+        replay = ReplayFilter(self._secret, max(period, self._first + 1))
+        for near in self._kept_periods():
+            if not replay.covers(near):
+                continue
+            content = self._path(near).read_bytes()
+            whole = len(content) - len(content) % ENTRY_BYTES
+            if whole < len(content):  # an entry that was cut short was never acted on
+                os.truncate(self._path(near), whole)
+            for start in range(0, whole, ENTRY_BYTES):
+                replay.take(near, content[start : start + ENTRY_BYTES])
+        self._write_secret()
         return replay
+
+    def _kept_periods(self) -> list[int]:
+        names = (path.name for path in self._folder.iterdir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def _path(self, period: int) -> Path:
+        return self._folder / str(period)
+
+    def _write_secret(self) -> None:
+        content = self._boot + self._secret + self._first.to_bytes(PERIOD_BYTES, "big")
+        fresh = self._folder / "secret.new"
+        fresh.unlink(missing_ok=True)
+        descriptor = _appending(fresh)
+        try:
+            os.write(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(fresh, self._folder / "secret")
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _boot_id() -> bytes:
