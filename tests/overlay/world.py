@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from random import Random
 
 from overlay.core import client_path
 from overlay.core.client_path import ClientPath, PathEvent
-from overlay.core.effects import Count, Effect, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.effects import Count, Effect, Entropy, Neighbour, Peer, Purge, Remember, Send
 from overlay.core.fair_queue import QueueBudget
 from overlay.core.relay import Relay, RelayLimits
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
@@ -103,9 +103,11 @@ class World:
     now_s: float = START_S
     wire: Callable[[Carried], list[Carried]] = lambda carried: [carried]
     """What becomes of a frame on its way: nothing, itself, another, several."""
+    draws: InitVar[Entropy | None] = None
+    """In place of what `seed` gives."""
 
-    def __post_init__(self) -> None:
-        self.entropy = Random(self.seed).randbytes
+    def __post_init__(self, draws: Entropy | None) -> None:
+        self.entropy = draws or Random(self.seed).randbytes
         self.members: dict[bytes, Member] = {}
         self.known: set[bytes] = set(self.targets)
         self.carried: list[Carried] = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from tests.vectors.ledger import PATH, vectors
+from tests.vectors import ledger, overlay
 
 if __name__ == "__main__":
-    PATH.write_text(json.dumps(vectors(), indent=1, sort_keys=True) + "\n")
-    print(f"wrote {PATH}")
+    for topic in (ledger, overlay):
+        topic.PATH.write_text(json.dumps(topic.vectors(), indent=1, sort_keys=True) + "\n")
+        print(f"wrote {topic.PATH}")
