@@ -77,7 +77,9 @@ async def serve(folder: Path, kind: str, number: int, port: int) -> None:
         node = RelayNode(identity, f"127.0.0.1:{port}", directory, folder / f"replay-{number}")
         port = node.start()
     else:
-        node = OverlayServer(identity, f"127.0.0.1:{port}", echo)
+        node = OverlayServer(
+            identity, f"127.0.0.1:{port}", echo, folder / f"replay-{kind}-{number}"
+        )
         port = await node.start()
     directory.follow()
     record = record_of(identity, f"{kind}-{number}", kind, port)

@@ -21,6 +21,7 @@ from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.openai_http import attach_openai
 from modelnode.engines.protocol import Engine
 from modelnode.node import EngineLoader, ModelNode, NodeSettings
+from overlay.replay_log import folder_beside
 from planetserve import cli
 from planetserve.errors import UsageError
 from planetserve.keylock import locked_key
@@ -128,6 +129,7 @@ def run(
         http=http,
         public_overlay=public_overlay or overlay,
         public_group=public_group or group,
+        replay_folder=folder_beside(key),
     )
     identity = read_or_create_identity(key)
     with locked_key(key):

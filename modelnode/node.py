@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modelnode.dispatch import Dispatcher
@@ -48,6 +49,8 @@ class NodeSettings:
     http: str
     public_overlay: str
     public_group: str
+    replay_folder: Path
+    """Where it keeps which requests it took."""
 
     def registration(self, identity: Identity) -> dict[str, Any]:
         """What the node announces on the ledger."""
@@ -112,7 +115,9 @@ class ModelNode:
         self._directory = Directory(ledger, ROUTES_INTERVAL_S, group.routes_changed)
         self._directory.follow()
         stack.push_async_callback(self._directory.close)
-        overlay = OverlayServer(self._identity, settings.overlay, self.handle)
+        overlay = OverlayServer(
+            self._identity, settings.overlay, self.handle, settings.replay_folder
+        )
         await overlay.start()
         stack.push_async_callback(overlay.close)
         http = HttpServer(create_application(self._dispatcher, self.health), settings.http)

@@ -6,8 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from dataclasses import dataclass, field
 
 from pyhpke.exceptions import PyHPKEError
@@ -23,27 +22,38 @@ from overlay.core.client_path import (
     StreamOver,
 )
 from overlay.core.effects import Peer, Send
-from overlay.core.reply import ReplyAssembler
-from overlay.core.request import prepare
+from overlay.core.exchange import (
+    ENDED,
+    Done,
+    EndStream,
+    Exchange,
+    ExchangeEffect,
+    ExchangeLimits,
+    Failed,
+    OpenStream,
+    Polluted,
+    Silent,
+)
+from overlay.core.request import MAX_PAYLOAD_BYTES, prepare
 from overlay.core.selection import choose_hops
 from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, period_of
 from overlay.core.wire import CellError, decode_frame
 from overlay.directory import Directory
 from overlay.links import Links
 from planetserve.errors import (
-    AnswerCutShort,
     NodeUnreachable,
     NotEnoughRoutes,
     PathsUnavailable,
     PlanetServeError,
-    RemoteProtocolError,
+    UsageError,
 )
 from planetserve.logs import get_logger
 from planetserve.records import NodeRecord
 
 log = get_logger()
 
-MAX_UNREAD_BYTES = 8 << 20
+READ_BYTES = 64 << 10
+TICK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +72,31 @@ class PathSettings:
     stall_timeout_s: float = 10.0
     empty_timeout_s: float = 120.0
     """How long a node may send empty frames before, or between, words of its answer."""
+    repair_timeout_s: float = 10.0
+    """How long an answer that has begun waits for new paths in place of lost ones."""
     build_rounds: int = 4
 
 
 @dataclass(slots=True, eq=False)
 class _Managed:
-    """A path, what waits for it, and the exchanges that it carries."""
+    """A path, what waits for it, and the streams that it carries."""
 
     path: ClientPath
     built_s: float
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    exchanges: dict[int, Callable[[bytes | None], None]] = field(default_factory=dict)
-    """By stream: what takes its chunks, and None when it is over."""
+    streams: dict[int, _Asking] = field(default_factory=dict)
+    """By number: whose request it carries."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asking:
+    """A request that is under way; the slots of its exchange are those of the client."""
+
+    exchange: Exchange
+    target: NodeRecord
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: PlanetServeError | None = None
+    done: bool = False
 
 
 class OverlayClient:
@@ -89,6 +112,8 @@ class OverlayClient:
         self._first_hops: list[bytes] = []
         self._rng = random.SystemRandom()
         self._building = asyncio.Lock()
+        self._asking: set[_Asking] = set()
+        self._ticking = False
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -127,27 +152,95 @@ class OverlayClient:
         `RemoteProtocolError` when the node's answer does not authenticate.
         """
         await self.ensure_paths()
-        exchange = _Exchange(self.settings, self._open(), target)
+        asking = _Asking(self._prepare(target, payload), target)
+        self._asking.add(asking)
+        self._tick_while_asking()
         try:
-            for managed, data in exchange.begin(payload):
-                number, sends = managed.path.open_stream(target.id, data)
-                managed.exchanges[number] = exchange.listener(managed)
-                exchange.streams.append((managed, number))
-                self._carry_out(sends)
-            async for data in exchange.answer():
-                yield data
-        except (NodeUnreachable, AnswerCutShort):
-            # A path that was silent while it should have carried something swallows cells.
-            for managed in exchange.silent():
-                self._failed(managed, managed.path.hops[1:])
-            raise
+            for slot, managed in enumerate(self._slots):
+                if managed is not None and managed.path.phase == OPEN:
+                    self._take(asking, asking.exchange.slot_open(slot, self._now_s()))
+            while True:
+                asking.progress.clear()
+                while data := asking.exchange.read(READ_BYTES):
+                    yield data
+                if asking.failure is not None:
+                    raise asking.failure
+                if asking.done:
+                    return
+                await asking.progress.wait()
         finally:
-            for managed in exchange.polluted():
-                self._failed(managed, managed.path.hops[1:])
-            for managed, number in exchange.streams:
-                if managed.exchanges.pop(number, None) is not None:
-                    self._carry_out(managed.path.end_stream(number))
+            if not asking.done:
+                self._take(asking, asking.exchange.cancel())
             self._rebuild_soon()
+
+    def _prepare(self, target: NodeRecord, payload: bytes) -> Exchange:
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise UsageError("the request has more than a megabyte")
+        s = self.settings
+        try:
+            request = prepare(
+                payload, target.id, target.onion_key, s.n, s.k, period_of(time.time()), os.urandom
+            )
+        except (ValueError, PyHPKEError) as error:
+            raise NodeUnreachable(f"{target.name} announced an unusable key") from error
+        return Exchange(
+            request,
+            ExchangeLimits(
+                accept_timeout_s=s.accept_timeout_s,
+                stall_timeout_s=s.stall_timeout_s,
+                empty_timeout_s=s.empty_timeout_s,
+                repair_timeout_s=s.repair_timeout_s,
+            ),
+        )
+
+    def _take(self, asking: _Asking, effects: Iterable[ExchangeEffect]) -> None:
+        """Do what the exchange asks for."""
+        for effect in effects:
+            match effect:
+                case OpenStream(slot, data):
+                    managed = self._slots[slot]
+                    if managed is not None and managed.path.phase == OPEN:
+                        number, sends = managed.path.open_stream(asking.target.id, data)
+                        managed.streams[number] = asking
+                        self._carry_out(sends)
+                case EndStream(slot):
+                    self._end_stream(asking, slot)
+                case Failed(error):
+                    asking.failure = error
+                case Done():
+                    asking.done = True
+                case Polluted(slot) | Silent(slot):
+                    self._blame(asking, slot)
+        asking.progress.set()
+        if asking.exchange.state == ENDED:
+            self._asking.discard(asking)
+
+    def _end_stream(self, asking: _Asking, slot: int) -> None:
+        managed = self._slots[slot]
+        if managed is not None:
+            for number in [n for n, owner in managed.streams.items() if owner is asking]:
+                del managed.streams[number]
+                self._carry_out(managed.path.end_stream(number))
+
+    def _blame(self, asking: _Asking, slot: int) -> None:
+        """Leave a path, but never one that carries another answer."""
+        managed = self._slots[slot]
+        if managed is not None and set(managed.streams.values()) <= {asking}:
+            self._failed(managed, managed.path.hops[1:])
+
+    def _tick_while_asking(self) -> None:
+        """Padding is taken in after the answer too: to stop it would tell the answer's length."""
+
+        async def tick() -> None:
+            while self._asking:
+                await asyncio.sleep(TICK_S)
+                for asking in list(self._asking):
+                    self._take(asking, asking.exchange.tick(self._now_s()))
+            self._ticking = False
+
+        if not self._ticking:
+            self._ticking = True
+            self._spawn(tick())
 
     async def close(self) -> None:
         self._closed = True
@@ -259,20 +352,23 @@ class OverlayClient:
             if managed.path.first.name not in self._first_hops:
                 self._first_hops.append(managed.path.first.name)
             managed.settled.set()
+            slot = self._slots.index(managed)
+            for asking in list(self._asking):
+                self._take(asking, asking.exchange.slot_open(slot, self._now_s()))
         for event in events:
             self._take_event(managed, event)
 
     def _take_event(self, managed: _Managed, event: PathEvent) -> None:
         if isinstance(event, Broken):
             self._failed(managed, managed.path.hops[1:])
-        elif isinstance(event, Chunk):
-            listener = managed.exchanges.get(event.stream)
-            if listener is not None:
-                listener(event.data)
-        elif isinstance(event, StreamOver):
-            listener = managed.exchanges.get(event.stream)
-            if listener is not None:
-                listener(None)
+        elif isinstance(event, Chunk | StreamOver) and event.stream in managed.streams:
+            slot, now_s = self._slots.index(managed), self._now_s()
+            asking = managed.streams[event.stream]
+            if isinstance(event, Chunk):
+                self._take(asking, asking.exchange.chunk_arrived(slot, event.data, now_s))
+            else:
+                del managed.streams[event.stream]
+                self._take(asking, asking.exchange.stream_ended(slot, event.reason, now_s))
 
     def _peer_gone(self, peer: Peer) -> None:
         for managed in [m for m in self._slots if m is not None and m.path.first == peer]:
@@ -294,19 +390,21 @@ class OverlayClient:
 
     def _give_up(self, managed: _Managed) -> None:
         sends = managed.path.close()
-        if managed in self._slots:
-            self._slots[self._slots.index(managed)] = None
+        slot = self._slots.index(managed) if managed in self._slots else None
+        if slot is not None:
+            self._slots[slot] = None
         self._by_name.pop((managed.path.first, managed.path.backward_id), None)
         managed.settled.set()
         self._carry_out(sends)
-        for listener in list(managed.exchanges.values()):
-            listener(None)  # the path closed, so that this says nothing of the target
-        managed.exchanges.clear()
+        carried, managed.streams = set(managed.streams.values()), {}
+        if slot is not None:
+            for asking in carried:
+                self._take(asking, asking.exchange.slot_lost(slot, self._now_s()))
 
     def _expire(self) -> None:
         now_s = asyncio.get_running_loop().time()
         for managed in self._open():
-            if now_s - managed.built_s > self.settings.path_life_s and not managed.exchanges:
+            if now_s - managed.built_s > self.settings.path_life_s and not managed.streams:
                 self._give_up(managed)
 
     def _rebuild_soon(self) -> None:
@@ -334,134 +432,10 @@ class OverlayClient:
                 self._links.hang_up(item.peer)
                 asyncio.get_running_loop().call_soon(self._peer_gone, item.peer)
 
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
+
     def _name(self, node: bytes) -> str:
         record = self._directory.find(node)
         return record.name if record is not None else node.hex()[:12]
-
-
-class _Exchange:
-    """One request and its answer over the paths that were open when it began.
-
-    Cells are taken in as they come and only the answer's bytes wait for the reader, so a slow
-    reader costs what it has not read and no more; beyond `MAX_UNREAD_BYTES` the answer is given up.
-    """
-
-    def __init__(self, settings: PathSettings, paths: list[_Managed], target: NodeRecord) -> None:
-        self.paths = paths
-        self.streams: list[tuple[_Managed, int]] = []
-        self._settings = settings
-        self._target = target
-        self._alive = set(range(len(paths)))
-        self._unreachable = 0
-        self._heard: set[int] = set()
-        self._unread: deque[bytes] = deque()
-        self._unread_bytes = 0
-        self._failure: PlanetServeError | None = None
-        self._progress = asyncio.Event()
-        self._assembler: ReplyAssembler | None = None
-
-    def begin(self, payload: bytes) -> list[tuple[_Managed, bytes]]:
-        """Seal and disperse; pairs of a path and the bytes that it carries."""
-        try:
-            request = prepare(
-                payload,
-                self._target.id,
-                self._target.onion_key,
-                self._settings.n,
-                self._settings.k,
-                os.urandom,
-            )
-        except (ValueError, PyHPKEError) as error:
-            raise NodeUnreachable(f"{self._target.name} announced an unusable key") from error
-        self._assembler = ReplyAssembler(request.reply_key, request.path_keys, request.k)
-        return list(zip(self.paths, request.streams, strict=False))
-
-    def listener(self, managed: _Managed) -> Callable[[bytes | None], None]:
-        """What the path calls with each chunk of this exchange, and with None at its end."""
-        index = self.paths.index(managed)
-
-        def listen(chunk: bytes | None) -> None:
-            if index not in self._alive:
-                return
-            self._progress.set()
-            self._heard.add(index)
-            if chunk is None:
-                self._unreachable += managed.path.phase == OPEN
-                self._alive.discard(index)
-                return
-            self._take_in(index, chunk)
-
-        return listen
-
-    def silent(self) -> list[_Managed]:
-        """Open paths that brought nothing back, not even that the target is gone."""
-        return self._unshared(set(range(len(self.paths))) - self._heard)
-
-    def polluted(self) -> list[_Managed]:
-        """Open paths that brought back what does not authenticate."""
-        return self._unshared(set(self._assembler.polluted) if self._assembler else set())
-
-    def _unshared(self, indices: set[int]) -> list[_Managed]:
-        return [
-            managed
-            for index, managed in enumerate(self.paths)
-            if index in indices
-            and managed.path.phase == OPEN
-            and len(managed.exchanges) == 1  # never one that carries another answer
-        ]
-
-    async def answer(self) -> AsyncGenerator[bytes, None]:
-        """The answer's bytes in order, until its last frame."""
-        assembler = self._assembler
-        assert assembler is not None
-        loop = asyncio.get_running_loop()
-        data_s = loop.time()
-        while True:
-            self._progress.clear()
-            if self._unread:
-                data_s = loop.time()
-            while self._unread:
-                data = self._unread.popleft()
-                self._unread_bytes -= len(data)
-                yield data
-            if assembler.ended:
-                return
-            if self._failure is not None:
-                raise self._failure
-            begun = assembler.next_number > 0
-            if len(self._alive) < self._settings.k:
-                raise self._lost(begun, "cannot be reached any more")
-            patience_s = (
-                self._settings.stall_timeout_s if begun else self._settings.accept_timeout_s
-            )
-            if loop.time() - data_s > self._settings.empty_timeout_s:
-                raise self._lost(begun, "did not answer in time")
-            try:
-                async with asyncio.timeout(patience_s):
-                    await self._progress.wait()
-            except TimeoutError:
-                raise self._lost(begun, "did not answer in time") from None
-
-    def _take_in(self, index: int, chunk: bytes) -> None:
-        assert self._assembler is not None
-        if self._failure is not None:
-            return
-        try:
-            pieces = self._assembler.feed(index, chunk)
-        except RemoteProtocolError as error:
-            self._failure = error
-            return
-        if self._assembler.polluted.get(index):
-            self._alive.discard(index)  # the others carry the answer, or nobody does
-        self._unread.extend(pieces)
-        self._unread_bytes += sum(len(piece) for piece in pieces)
-        if self._unread_bytes > MAX_UNREAD_BYTES:
-            self._failure = AnswerCutShort("the answer was not read as fast as it came")
-
-    def _lost(self, begun: bool, what: str) -> PlanetServeError:
-        name = self._target.name
-        if begun:
-            return AnswerCutShort(f"the answer stopped in the middle: {name} {what}")
-        if self._unreachable or what.startswith("did not"):
-            return NodeUnreachable(f"the model node {name} {what}; another may be up")
-        return PathsUnavailable("too many paths broke before the answer began; try again")

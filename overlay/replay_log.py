@@ -1,4 +1,5 @@
-"""The folder in which a relay keeps which set-ups it has taken, from one run to the next.
+"""The folder in which a relay keeps which set-ups it has taken, from one run to the next. A model
+node keeps which requests it has taken in the same form, by their message ids.
 
     secret    boot's id 36 | secret of the filter 16 | first period 4
     clean     there after an orderly end only
@@ -44,9 +45,13 @@ def folder_beside(key: Path) -> Path:
 class ReplayLog:
     """`filter` is what the relay's core asks, `remember` writes down what it took."""
 
-    def __init__(self, folder: Path, period: int) -> None:
-        """Raises `ConfigurationError` when the folder cannot be used."""
+    def __init__(self, folder: Path, period: int, cold_periods: int = COLD_PERIODS) -> None:
+        """Where it is not known what was taken, the first period is `cold_periods` ahead: -1 for a
+        model node, since a request that is answered twice uses no key twice. Raises
+        `ConfigurationError` when the folder cannot be used.
+        """
         self._folder = folder
+        self._cold_periods = cold_periods
         self._files: dict[int, int] = {}
         self._boot = _boot_id()
         try:
@@ -56,7 +61,7 @@ class ReplayLog:
             self._sync_folder()
         except OSError as error:
             raise ConfigurationError(
-                f"cannot keep set-ups in {folder}: {error.strerror}; make it writable"
+                f"cannot keep what was taken in {folder}: {error.strerror}; make it writable"
             ) from error
 
     def remember(self, taken: Remember) -> None:
@@ -110,7 +115,7 @@ class ReplayLog:
 
     def _cold(self, period: int) -> tuple[bytes, int]:
         log.warning("taken_setups_unknown", folder=str(self._folder))
-        self._secret, self._first = os.urandom(SECRET_BYTES), period + COLD_PERIODS
+        self._secret, self._first = os.urandom(SECRET_BYTES), period + self._cold_periods
         self._write_secret()
         for old in self._kept_periods():
             self._path(old).unlink()

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from pathlib import Path
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
-from overlay.core import reply
-from overlay.core.effects import Count, Peer
-from overlay.core.inbox import Inbox, InboxEffect, RequestGone, RequestReady
+from overlay.core.answering import AnswerSent, RequestGone, RequestReady, Room
+from overlay.core.effects import Count, Peer, Purge, Remember, Send
+from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
+from overlay.core.setup import period_of
 from overlay.links import Links
+from overlay.replay_log import ReplayLog
 from planetserve.errors import PlanetServeError
 from planetserve.keys import Identity
 from planetserve.logs import get_logger
 
 TICK_S = 1.0
-FRAME_INTERVAL_S = 0.05
-WAITING_INTERVAL_S = 1.0
-"""Between keep-alive frames while the engine has not begun to answer."""
-MAX_UNSENT_BYTES = 256 << 10
-MAX_RUNNING_REQUESTS = 1024
 
 EVENTS = Counter("planetserve_inbox_events", "What a model node's inbox did, by kind", ["event"])
+RUNNING = Gauge("planetserve_inbox_running", "Requests that are being answered, dummies too")
 
 log = get_logger()
 
@@ -36,117 +37,105 @@ class ReplyGone(PlanetServeError):
 class IncomingRequest:
     """One request: its decrypted `payload`, and where the answer goes.
 
-    What is written leaves in frames of fixed size. The first two writes (that the request was
-    accepted, and the first token) leave at once; from then on one frame leaves at each fixed
-    interval, empty when there is nothing to say, so that neither sizes nor timing of frames tell
-    what the tokens are.
+    What is written leaves in frames of fixed size at a fixed beat; `overlay.core.pacing` says when.
+    The first write says that the request was accepted, the second is the first token.
     """
 
-    def __init__(self, payload: bytes, send: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self,
+        payload: bytes,
+        write: Callable[[bytes], bool],
+        finish: Callable[[], None],
+    ) -> None:
+        """`write` says whether there is room for more."""
         self.payload = payload
-        self._send = send
-        self._unsent = bytearray()
-        self._writes = 0
+        self._write = write
+        self._finish = finish
+        self._is_gone = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._is_sent = asyncio.Event()
         self._finished = False
-        self._gone = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._wake = asyncio.Event()
-        self._done = asyncio.Event()
 
     async def write(self, data: bytes) -> None:
         """Add `data` to the answer; waits while too much is unsent. Raises `ReplyGone`."""
-        await self._room.wait()
-        if self._gone.is_set():
-            raise ReplyGone("nobody waits for this answer any more")
-        self._unsent += data
-        self._writes += 1
-        if self._writes <= 2:
-            self._wake.set()
-        if len(self._unsent) >= MAX_UNSENT_BYTES:
-            self._room.clear()
+        await self._has_room.wait()
+        self._check()
+        if not self._write(data):
+            self._has_room.clear()
 
     async def finish(self) -> None:
-        """End the answer and wait until its last frame is out. Raises `ReplyGone`."""
-        self._finished = True
-        self._wake.set()
-        await self._done.wait()
-        if self._gone.is_set():
-            raise ReplyGone("nobody waits for this answer any more")
-
-    def abandon(self) -> None:
-        """The paths are gone: whoever writes learns of it."""
-        self._gone.set()
-        self._room.set()
-        self._wake.set()
-        self._done.set()
-
-    def pump_ended(self, pump: asyncio.Task[None]) -> None:
-        """A pump that broke must not leave the handler waiting."""
-        if not pump.cancelled() and pump.exception() is not None:
-            log.error("reply_pump_failed", exc_info=pump.exception())
-            self.abandon()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last frame is out."""
-        return self._done.is_set()
+        """End the answer and wait until its last byte is out. Raises `ReplyGone`."""
+        self.end()
+        await self._is_sent.wait()
+        self._check()
 
     async def gone(self) -> None:
         """Returns when nobody waits for the answer any more."""
-        await self._gone.wait()
+        await self._is_gone.wait()
 
-    async def pump(self) -> None:
-        """Send frames until the end; the server runs it beside the handler."""
-        loop = asyncio.get_running_loop()
-        due_s = loop.time()
-        while not self._gone.is_set():
-            paced = self._writes >= 2
-            wait_s = due_s - loop.time() if paced else WAITING_INTERVAL_S
-            if self._writes <= 2 or not paced:
-                await self._until_woken(max(wait_s, 0.0))
-            else:
-                await asyncio.sleep(max(wait_s, 0.0))
-            if self._gone.is_set():
-                return
-            data = bytes(self._unsent[: reply.MAX_DATA_BYTES])
-            del self._unsent[: len(data)]
-            if len(self._unsent) < MAX_UNSENT_BYTES:
-                self._room.set()
-            if self._finished and not self._unsent:
-                self._send(reply.END, data)
-                self._done.set()
-                return
-            self._send(reply.DATA if data else reply.KEEP_ALIVE, data)
-            due_s = max(due_s + FRAME_INTERVAL_S, loop.time())
+    def end(self) -> None:
+        """End the answer, if that has not happened."""
+        if not self._finished:
+            self._finished = True
+            self._finish()
 
-    async def _until_woken(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
+    def room_came(self) -> None:
+        self._has_room.set()
+
+    def sent(self) -> None:
+        """The last byte is out."""
+        self._is_sent.set()
+
+    def abandon(self) -> None:
+        """Whoever writes learns that nobody waits."""
+        self._is_gone.set()
+        self._has_room.set()
+        self._is_sent.set()
+
+    def _check(self) -> None:
+        if self._is_gone.is_set():
+            raise ReplyGone("nobody waits for this answer any more")
 
 
 Handler = Callable[[IncomingRequest], Coroutine[None, None, None]]
 
 
 class OverlayServer:
-    """Serves requests that reach `bind` (HOST:PORT) with `handler`, each in a task of its own."""
+    """Serves requests that reach `bind` (HOST:PORT) with `handler`, each in a task of its own;
+    `replay_folder` is where it keeps which requests it took."""
 
-    def __init__(self, identity: Identity, bind: str, handler: Handler) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        bind: str,
+        handler: Handler,
+        replay_folder: Path,
+        limits: InboxLimits | None = None,
+    ) -> None:
+        """Raises `ConfigurationError` when the folder cannot be used."""
         self._identity = identity
         self._bind = bind
         self._handler = handler
         # A model node only answers on connections that relays opened, so it dials nobody.
         self._links = Links(lambda node: None, self._frame_arrived, lambda peer: None)
-        self._inbox = Inbox(identity.id, identity.onion_secret, os.urandom)
+        period = period_of(time.time())
+        self._replay = ReplayLog(replay_folder, period, cold_periods=-1)
+        self._inbox = Inbox(
+            identity.id,
+            identity.onion_secret,
+            os.urandom,
+            self._replay.filter,
+            period,
+            limits or InboxLimits(),
+        )
         self._running: dict[bytes, IncomingRequest] = {}
+        self._timers: dict[bytes, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> int:
+        """Requests whose handler runs."""
         return len(self._running)
 
     async def start(self) -> int:
@@ -159,42 +148,81 @@ class OverlayServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
         self._links.close()
+        self._keep(self._replay.close)
 
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
-        now_s = asyncio.get_running_loop().time()
-        self._carry_out(self._inbox.frame_arrived(peer, frame, now_s))
+        self._carry_out(self._inbox.frame_arrived(peer, frame, self._now_s()))
 
     def _carry_out(self, effects: Iterable[InboxEffect]) -> None:
+        """A send that fails is a link lost, which has effects in turn."""
         pending = deque(effects)
         while pending:
             effect = pending.popleft()
-            if isinstance(effect, Count):
-                EVENTS.labels(effect.event).inc()
-            elif isinstance(effect, RequestReady):
-                self._begin(effect)
-            elif isinstance(effect, RequestGone):
-                request = self._running.get(effect.request_id)
-                if request is not None:
-                    request.abandon()
-            elif not self._links.send(effect.peer, effect.frame):
-                pending.extend(self._inbox.peer_gone(effect.peer))
+            match effect:
+                case Send():
+                    if not self._links.send(effect.peer, effect.frame):
+                        pending.extend(self._inbox.peer_gone(effect.peer, self._now_s()))
+                case Wake():
+                    self._wake(effect.request_id, effect.at_s)
+                case Count():
+                    EVENTS.labels(effect.event).inc()
+                case Purge():
+                    self._links.purge(effect.peer, effect.link_id)
+                case Remember():
+                    self._keep(partial(self._replay.remember, effect))
+                case RequestReady():
+                    self._begin(effect.request_id, effect.payload)
+                case _:
+                    self._tell(effect)
 
-    def _begin(self, ready: RequestReady) -> None:
-        def send(kind: int, data: bytes) -> None:
-            self._carry_out(self._inbox.send_frame(ready.request_id, kind, data))
-
-        if len(self._running) >= MAX_RUNNING_REQUESTS:
-            EVENTS.labels("requests_full").inc()
-            send(reply.END, b"")
+    def _tell(self, effect: RequestGone | AnswerSent | Room) -> None:
+        request = self._running.get(effect.request_id)
+        if request is None:
             return
-        request = IncomingRequest(ready.payload, send)
-        self._running[ready.request_id] = request
-        self._spawn(self._serve(ready.request_id, request))
+        match effect:
+            case RequestGone():
+                request.abandon()
+            case AnswerSent():
+                request.sent()
+            case Room():
+                request.room_came()
+
+    def _keep(self, work: Callable[[], None]) -> None:
+        """A disk that fails costs the protection after a restart, not the service."""
+        try:
+            work()
+        except OSError as error:
+            EVENTS.labels("replay_log_failed").inc()
+            log.error("replay_log_failed", reason=error.strerror)
+
+    def _wake(self, request_id: bytes, at_s: float | None) -> None:
+        timer = self._timers.pop(request_id, None)
+        if timer is not None:
+            timer.cancel()
+        if at_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timers[request_id] = loop.call_at(at_s, self._beat, request_id)
+
+    def _beat(self, request_id: bytes) -> None:
+        self._timers.pop(request_id, None)
+        self._carry_out(self._inbox.beat(request_id, self._now_s()))
+
+    def _begin(self, request_id: bytes, payload: bytes) -> None:
+        def write(data: bytes) -> bool:
+            self._carry_out(self._inbox.write(request_id, data, self._now_s()))
+            return self._inbox.has_room(request_id)
+
+        def finish() -> None:
+            self._carry_out(self._inbox.finish(request_id, self._now_s()))
+
+        request = self._running[request_id] = IncomingRequest(payload, write, finish)
+        self._spawn(self._serve(request_id, request))
 
     async def _serve(self, request_id: bytes, request: IncomingRequest) -> None:
-        pump = asyncio.create_task(request.pump())
-        pump.add_done_callback(lambda task: request.pump_ended(task))
         handler = asyncio.create_task(self._handler(request))
         leaver = asyncio.create_task(request.gone())
         try:
@@ -206,20 +234,25 @@ class OverlayServer:
             if isinstance(result, BaseException) and not isinstance(result, expected):
                 EVENTS.labels("handler_failed").inc()
                 log.error("request_handler_failed", exc_info=result)
-            if not request.finished:  # the handler ended without it
-                self._carry_out(self._inbox.send_frame(request_id, reply.END, b""))
+            request.end()
         finally:
-            for task in (pump, leaver, handler):
+            for task in (leaver, handler):
                 task.cancel()
-            await asyncio.gather(pump, leaver, handler, return_exceptions=True)
+            await asyncio.gather(leaver, handler, return_exceptions=True)
             del self._running[request_id]
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._carry_out(self._inbox.tick(asyncio.get_running_loop().time()))
+            self._carry_out(self._inbox.tick(self._now_s(), period_of(time.time())))
+            self._keep(self._replay.forget_old)
+            RUNNING.set(self._inbox.running)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()

@@ -9,7 +9,7 @@ SENT       END on k slots, or silence                  ENDED      Failed, Silent
 SENT       first whole frame                           ANSWERING  Give
 ANSWERING  slot open                                   ANSWERING  OpenStream: clove or attach
 ANSWERING  whole frames                                ANSWERING  Give
-ANSWERING  no whole frame for too long                 ENDED      Failed, Silent, EndStream
+ANSWERING  END on k slots, no whole frame for long     ENDED      Failed, Silent, EndStream
 ANSWERING  frame END                                   DRAINING   Give, Done
 DRAINING   frame LAST, or too long                     ENDED      EndStream
 any        chunk does not authenticate                 same       Polluted, EndStream
@@ -24,11 +24,13 @@ model node that does not know an attach never got the clove, so the clove follow
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from overlay.core import attach
 from overlay.core.frames import WINDOW_FRAMES, AnswerAssembler, FrameError
+from overlay.core.reasons import Reason
 from overlay.core.request import OutgoingRequest
 from planetserve.errors import (
     AnswerCutShort,
@@ -42,6 +44,19 @@ SENT = "SENT"
 ANSWERING = "ANSWERING"
 DRAINING = "DRAINING"
 ENDED = "ENDED"
+TRANSITIONS = frozenset(
+    {
+        (READY, "slot_open", SENT),
+        (SENT, "chunk_arrived", ANSWERING),
+        (SENT, "chunk_arrived", DRAINING),
+        (ANSWERING, "chunk_arrived", DRAINING),
+        *((state, "stream_ended", ENDED) for state in (SENT, ANSWERING)),
+        *((state, "chunk_arrived", ENDED) for state in (SENT, ANSWERING, DRAINING)),
+        *((state, "tick", ENDED) for state in (READY, SENT, ANSWERING, DRAINING)),
+        *((state, "cancel", ENDED) for state in (READY, SENT, ANSWERING, DRAINING)),
+    }
+)
+"""Every change of the state, with the method that may bring it about."""
 
 _CLOVE = "clove"
 _ATTACH = "attach"
@@ -123,7 +138,8 @@ class Exchange:
     """For each stream the last frame that it brought, at first the one before its beginning."""
     _sent: set[int] = field(default_factory=set)
     _attaches: dict[int, int] = field(default_factory=dict)
-    _refused: set[int] = field(default_factory=set)
+    _refused: dict[int, int] = field(default_factory=dict)
+    """Slots whose clove was answered by END, with the reason."""
     _unread: bytearray = field(default_factory=bytearray)
     _since_s: float | None = None
     """Since when nothing whole came; None before the first event."""
@@ -150,7 +166,7 @@ class Exchange:
         """The path of `slot` broke; its stream is gone with it."""
         self._observe(now_s)
         self._carrying.pop(slot, None)
-        self._refused.discard(slot)
+        self._refused.pop(slot, None)
         self._count_slots(now_s)
         return []
 
@@ -164,10 +180,12 @@ class Exchange:
             return []
         if began == _ATTACH:
             return [self._open(slot, _CLOVE)]
-        self._refused.add(slot)
+        self._refused[slot] = reason
         self._count_slots(now_s)
         if self.state == SENT and len(self._refused) >= self.request.k:
-            return self._fail(NodeUnreachable("the model node does not take the request"))
+            return self._fail(NodeUnreachable(_why(self._refused.values())))
+        if self.state == ANSWERING and len(self._refused) >= self.request.k:
+            return self._fail(AnswerCutShort("the model node is gone in the middle of its answer"))
         return [Silent(slot)] if self.state == ANSWERING else []
 
     def chunk_arrived(self, slot: int, chunk: bytes, now_s: float) -> list[ExchangeEffect]:
@@ -244,7 +262,7 @@ class Exchange:
 
     def _open(self, slot: int, kind: str) -> OpenStream:
         self._carrying[slot] = kind
-        self._refused.discard(slot)
+        self._refused.pop(slot, None)
         self._heard_since[slot] = self._answer.next_number - 1
         if kind == _CLOVE:
             self._sent.add(slot)
@@ -285,3 +303,13 @@ class Exchange:
         ended: list[ExchangeEffect] = [EndStream(slot) for slot in self._carrying]
         self._carrying.clear()
         return ended
+
+
+def _why(reasons: Collection[int]) -> str:
+    """What k or more ENDs say together, if all say the same."""
+    if set(reasons) == {Reason.PERIOD}:
+        return (
+            "the model node's clock and this machine's differ by more than five minutes; "
+            "if other model nodes say so too, this one is wrong"
+        )
+    return "the model node does not take the request"

@@ -58,6 +58,11 @@ def max_data_bytes(k: int) -> int:
     return frame_bytes(k) - HEADER_BYTES
 
 
+def random_bytes_needed(k: int) -> int:
+    """How many random bytes `disperse` asks for, all in all."""
+    return NONCE_BYTES + sida.random_bytes_needed(k)
+
+
 def answer_key(path_key: bytes, salt: bytes) -> bytes:
     """The key of what one answer sends over one path."""
     hkdf = HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"planetserve/answer/v2")

@@ -1,27 +1,57 @@
-"""A model node's side of the overlay: cloves in, requests out; answers in, cloves out.
+"""A model node's side of the overlay: streams in, requests out; answers in, chunks out.
 
-state      event                                    next       effects
-─────────  ───────────────────────────────────────  ─────────  ─────────────────────────
-WAITING    clove, fewer than k so far               WAITING
-WAITING    k-th clove, the request opens            RUNNING    RequestReady
-WAITING    incomplete for too long, does not open   (gone)     EXCHANGE_END to its paths
-RUNNING    a further clove                          RUNNING    its path carries frames too
-RUNNING    fewer than k paths left                  (gone)     RequestGone
-RUNNING    finish, all n paths are there            (gone)     last frame on every path
-RUNNING    finish, paths are missing                ENDED      last frame on every path
-ENDED      a further clove                          ENDED      all frames on its path
-ENDED      all n paths came, or too long            (gone)
+stream      event                                   next        effects
+──────────  ──────────────────────────────────────  ──────────  ──────────────────────────────
+-           first chunk                             ASSEMBLING
+ASSEMBLING  chunk                                   ASSEMBLING
+ASSEMBLING  last chunk: a clove of a new request    ATTACHED    (`overlay.core.answering`)
+ASSEMBLING  last chunk: a clove of one that waits   ATTACHED    (`overlay.core.answering`)
+ASSEMBLING  last chunk: an attach of one's owner    ATTACHED    the stream in its place: END
+ASSEMBLING  last chunk: anything else               -           END
+ASSEMBLING  nonsense, or too long                   -           END
+ASSEMBLING  room is needed, it is the oldest        -           END
+ATTACHED    chunk                                   -           END
+ATTACHED    its request is over                     -           END
+any         STREAM_END, link lost, shed             -           Purge
+
+A request is taken once. Its message id begins with the period in which it was made; ids of the
+three periods that are taken now are remembered (`overlay.core.replay_filter`), and written down
+before anything of the request is done, so that a request that was recorded is answered to nobody
+a second time, after a restart neither.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from overlay.core import reply
-from overlay.core.effects import Count, Entropy, Peer, Send
-from overlay.core.reasons import Reason, Report
-from overlay.core.request import CloveStream, ReceivedClove, open_clove, open_request
+from overlay.core import attach
+from overlay.core.answering import (
+    LINGERING,
+    OVER,
+    REFUSED,
+    WAITING,
+    Answering,
+    AnsweringEffect,
+    AnsweringLimits,
+    Route,
+)
+from overlay.core.attach import Attach
+from overlay.core.effects import Count, Entropy, Peer, Purge, Remember
+from overlay.core.reasons import Reason, Report, read_close_body
+from overlay.core.replay_filter import ReplayFilter
+from overlay.core.request import (
+    DUMMY,
+    OpenedRequest,
+    ReceivedClove,
+    RequestError,
+    StreamReader,
+    open_clove,
+    open_request,
+    period_of_message,
+)
 from overlay.core.sida import Clove
 from overlay.core.wire import (
     STREAM,
@@ -29,273 +59,338 @@ from overlay.core.wire import (
     CellError,
     backward_id,
     decode_frame,
-    encode_frame,
     read_chunk,
-    stream_frame,
 )
 from planetserve.errors import RemoteProtocolError
 
-MAX_KEPT_FRAMES = 64
-"""Frames kept for paths whose clove is late; beyond it they carry only later frames."""
-
-Route: TypeAlias = tuple[Peer, bytes]
-"""Where a path ends here: the last relay's connection and the exchange's link id."""
+DUMMY_DELAY_S = 0.25
+"""A dummy's time to its first token before any question had one."""
+DELAYS_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
-class RequestReady:
-    request_id: bytes
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RequestGone:
-    """Fewer than k paths of a running request are left; its answer has nowhere to go."""
+class Wake:
+    """Call `beat` at `at_s`, and no more at the time before; None: not at all for now."""
 
     request_id: bytes
+    at_s: float | None
 
 
-InboxEffect: TypeAlias = Send | Count | RequestReady | RequestGone
+InboxEffect: TypeAlias = AnsweringEffect | Wake
 
 
 @dataclass(frozen=True, slots=True)
-class InboxLimits:
+class InboxLimits(AnsweringLimits):
     max_streams: int = 4096
+    """That are being assembled."""
+    max_requests: int = 2048
+    """In any state."""
+    max_running: int = 1024
+    max_dummies: int = 256
+    """Of those that run."""
     max_buffered_bytes: int = 64 << 20
-    assembly_timeout_s: float = 10.0
-    remember_s: float = 1800.0
-    max_remembered: int = 100_000
+    """Of streams and cloves before requests open."""
+    max_kept_bytes: int = 64 << 20
+    """Of frames that are kept for repair."""
 
 
-@dataclass(slots=True)
-class _Stream:
-    assembler: CloveStream
+class _Stream(NamedTuple):
+    reader: StreamReader
     started_s: float
 
 
+class _Owner(NamedTuple):
+    request_id: bytes
+    clove: int
+
+
 @dataclass(slots=True)
-class _Request:
-    n: int
-    k: int
-    started_s: float
-    cloves: dict[int, Clove] = field(default_factory=dict)
+class _Known:
+    """What was counted of a request so far."""
+
     routes: dict[int, Route] = field(default_factory=dict)
-    path_keys: dict[int, bytes] = field(default_factory=dict)
-    answer_keys: dict[int, bytes] = field(default_factory=dict)
-    salt: bytes = b""
-    reply_key: bytes = b""
-    running: bool = False
-    ended: bool = False
-    next_frame: int = 0
-    kept_frames: list[tuple[bytes, ...]] = field(default_factory=list)
+    attach_ids: dict[bytes, int] = field(default_factory=dict)
+    clove_bytes: int = 0
+    kept_bytes: int = 0
+    wake_s: float | None = None
 
 
 @dataclass(slots=True)
 class Inbox:
-    """All exchanges and requests of one model node; `target` is its node id."""
+    """All streams and requests of one model node; `target` is its node id. Nothing that arrives
+    raises.
+
+    `replay` knows the requests that were taken before; `period` is the present one.
+    """
 
     target: bytes
-    onion_secret: bytes
+    onion_secret: bytes = field(repr=False)
     entropy: Entropy
+    replay: ReplayFilter
+    period: int
     limits: InboxLimits = field(default_factory=InboxLimits)
     _streams: dict[Route, _Stream] = field(default_factory=dict)
+    _requests: dict[bytes, Answering] = field(default_factory=dict)
+    _known: dict[bytes, _Known] = field(default_factory=dict)
+    _waiting: dict[bytes, None] = field(default_factory=dict)
+    _running: dict[bytes, bool] = field(default_factory=dict)
+    """Whether it is a dummy."""
+    _attached: dict[Route, _Owner] = field(default_factory=dict)
+    _by_backward: dict[Route, Route] = field(default_factory=dict)
+    _by_attach: dict[bytes, _Owner] = field(default_factory=dict)
+    _delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=DELAYS_KEPT))
+    """From acceptance to first token, of the last questions."""
+    _notes: list[InboxEffect] = field(default_factory=list)
+    """What opening a request has for effects, beside those of its `Answering`."""
     _buffered_bytes: int = 0
-    _requests: dict[bytes, _Request] = field(default_factory=dict)
-    _by_route: dict[Route, tuple[bytes, int]] = field(default_factory=dict)
-    _finished: dict[bytes, float] = field(default_factory=dict)
+    _kept_bytes: int = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered, dummies too."""
+        return len(self._running)
 
     def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> list[InboxEffect]:
-        """A frame from a relay; anything may be in it, nothing raises."""
+        """A frame from a relay; anything may be in it."""
         try:
-            cell = decode_frame(frame)
-            if cell.kind == STREAM_END:
-                return self.route_gone((peer, cell.link_id))
-            if cell.kind != STREAM:
+            link_id, kind, body = decode_frame(frame)
+            route = Route(peer, link_id)
+            if kind == STREAM_END:
+                by_owner = read_close_body(body).reason == Reason.NONE
+                return self._stream_gone(route, by_owner, now_s)
+            if kind != STREAM:
                 raise CellError("a model node relays no paths")
-            chunk = read_chunk(cell.body)
+            chunk = read_chunk(body)
         except CellError:
             return [Count("frame_malformed")]
-        return self._chunk_arrived((peer, cell.link_id), chunk, now_s)
+        return self._chunk_arrived(route, chunk, now_s)
 
-    def route_gone(self, route: Route) -> list[InboxEffect]:
-        """The path behind `route` ended."""
-        self._forget_stream(route)
-        found = self._by_route.pop(route, None)
-        if found is None:
-            return []
-        request_id, index = found
-        request = self._requests[request_id]
-        request.routes.pop(index, None)
-        awaited = request.n - len(request.path_keys)  # their cloves may still be on the way
-        if request.running and not request.ended and len(request.routes) + awaited < request.k:
-            return [RequestGone(request_id), *self._drop(request_id)]
-        return []
-
-    def peer_gone(self, peer: Peer) -> list[InboxEffect]:
+    def peer_gone(self, peer: Peer, now_s: float) -> list[InboxEffect]:
+        """The link to `peer` is lost, and all streams with it."""
         effects: list[InboxEffect] = []
-        for route in [r for r in (*self._streams, *self._by_route) if r[0] == peer]:
-            effects += self.route_gone(route)
+        for route in [r for r in (*self._streams, *self._attached) if r.peer == peer]:
+            effects += self._stream_gone(route, False, now_s)
         return effects
 
-    def tick(self, now_s: float) -> list[InboxEffect]:
+    def stream_shed(self, peer: Peer, link_id: bytes, now_s: float) -> list[InboxEffect]:
+        """The shell dropped what waited for `peer` under `link_id`, because it was too much."""
+        route = self._by_backward.get(Route(peer, link_id))
+        if route is None:
+            return []
+        gone = self._stream_gone(route, False, now_s)
+        return [Count("stream_shed"), *gone, route.end(Report(Reason.SHED))]
+
+    def tick(self, now_s: float, period: int) -> list[InboxEffect]:
         """Drop what stayed incomplete; call it about once a second."""
-        oldest = now_s - self.limits.assembly_timeout_s
+        self.replay.advance(period)
+        self.period = max(self.period, period)
+        oldest_s = now_s - self.limits.assembly_timeout_s
         effects: list[InboxEffect] = []
-        for route in [r for r, s in self._streams.items() if s.started_s < oldest]:
-            self._forget_stream(route)
-            effects += [Count("clove_incomplete"), self._end(route)]
-        ended = [i for i, r in self._requests.items() if r.ended and r.started_s < oldest]
-        for request_id in ended:
-            self._remove(request_id)
-        lost = [
-            i
-            for i, r in self._requests.items()
-            if r.running and len(r.routes) < r.k and r.started_s < oldest
-        ]
-        for request_id in lost:
-            effects += [RequestGone(request_id), *self._drop(request_id)]
-        late = [i for i, r in self._requests.items() if not r.running and r.started_s < oldest]
-        for request_id in late:
-            effects += [Count("request_incomplete"), *self._drop(request_id)]
-        forget = now_s - self.limits.remember_s
-        while self._finished:  # insertion order is time order
-            first = next(iter(self._finished))
-            if self._finished[first] > forget and len(self._finished) <= (
-                self.limits.max_remembered
-            ):
-                break
-            del self._finished[first]
+        for route in [r for r, stream in self._streams.items() if stream.started_s < oldest_s]:
+            effects += self._give_up_stream(route)
+        for answer in list(self._requests.values()):
+            effects += self._settle(answer, answer.tick(now_s))
         return effects
 
-    def send_frame(self, request_id: bytes, kind: int, data: bytes) -> list[InboxEffect]:
-        """Disperse one frame of the answer; `kind` END finishes the request. Unknown ids are
-        ignored: their client left."""
-        request = self._requests.get(request_id)
-        if request is None or request.ended:
+    def write(self, request_id: bytes, data: bytes, now_s: float) -> list[InboxEffect]:
+        """Add `data` to an answer. Ids of requests that are gone are ignored."""
+        answer = self._requests.get(request_id)
+        if answer is None:
             return []
-        number = request.next_frame
-        request.next_frame += 1
-        cloves = reply.disperse(
-            kind, data, number, request.reply_key, request.n, request.k, self.entropy
-        )
-        if len(request.path_keys) < request.n and number < MAX_KEPT_FRAMES:
-            request.kept_frames.append(cloves)
-        effects: list[InboxEffect] = [
-            self._cell(route, self._chunk(request, index, number, cloves[index]))
-            for index, route in request.routes.items()
-        ]
-        if kind == reply.END:
-            request.ended = True
-            self._remove_when_complete(request_id)
-        return effects
+        delay_s = answer.write(data, now_s)
+        if delay_s is not None:
+            self._delays_s.append(delay_s)
+        return self._settle(answer, [])
+
+    def finish(self, request_id: bytes, now_s: float) -> list[InboxEffect]:
+        """The answer is whole; `AnswerSent` tells when it has left."""
+        answer = self._requests.get(request_id)
+        if answer is None:
+            return []
+        answer.finish(now_s)
+        return self._settle(answer, [])
+
+    def has_room(self, request_id: bytes) -> bool:
+        """Whether the answer takes more now; `Room` tells when it does again."""
+        answer = self._requests.get(request_id)
+        return answer is None or answer.has_room
+
+    def beat(self, request_id: bytes, now_s: float) -> list[InboxEffect]:
+        """Send what is due of an answer, as a `Wake` asked for."""
+        answer = self._requests.get(request_id)
+        if answer is None:
+            return []
+        self._known[request_id].wake_s = None
+        return self._settle(answer, answer.beat(now_s))
 
     def _chunk_arrived(self, route: Route, chunk: bytes, now_s: float) -> list[InboxEffect]:
-        if route in self._by_route:
-            return [Count("chunk_after_clove")]
-        stream = self._streams.get(route)
-        if stream is None:
-            if len(self._streams) >= self.limits.max_streams:
-                return [Count("streams_full"), self._end(route)]
-            stream = self._streams[route] = _Stream(CloveStream(), now_s)
-        if self._buffered_bytes + len(chunk) > self.limits.max_buffered_bytes:
-            self._forget_stream(route)
-            return [Count("buffers_full"), self._end(route)]
-        self._buffered_bytes += len(chunk)
+        if route in self._attached:
+            gone = self._stream_gone(route, False, now_s)
+            return [Count("chunk_after_clove"), *gone, route.end(Report(Reason.PROTOCOL))]
+        stream = self._streams.setdefault(route, _Stream(StreamReader(), now_s))
+        before = len(stream.reader.received)
         try:
-            data = stream.assembler.feed(chunk)
-            if data is None:
-                return []
-            self._forget_stream(route)
-            received = open_clove(self.target, self.onion_secret, data)
-            return self._clove_arrived(route, received, now_s)
+            whole = stream.reader.feed(chunk)
+        except RequestError:
+            whole = b""
+        self._buffered_bytes += len(stream.reader.received) - before
+        if whole is None:
+            return self._make_room()
+        self._forget_stream(route)
+        if not whole:
+            return [Count("stream_refused"), route.end(Report(Reason.PROTOCOL))]
+        try:
+            if whole.startswith(attach.PREFIX):
+                return self._attach_arrived(route, attach.decode(whole))
+            received = open_clove(self.target, self.onion_secret, whole)
         except RemoteProtocolError:
-            self._forget_stream(route)
-            return [Count("clove_refused"), self._end(route)]
+            return [Count("clove_refused"), route.end(REFUSED)]
+        return self._clove_arrived(route, received, now_s)
 
     def _clove_arrived(
         self, route: Route, received: ReceivedClove, now_s: float
     ) -> list[InboxEffect]:
-        clove, request_id = received.clove, received.message_id
-        if request_id in self._finished:
-            return [Count("clove_late"), self._end(route)]
-        request = self._requests.get(request_id)
-        if request is None:
-            if len(self._requests) >= self.limits.max_streams:
-                return [Count("requests_full"), self._end(route)]
-            request = self._requests[request_id] = _Request(clove.n, clove.k, now_s)
-        if (clove.n, clove.k) != (request.n, request.k) or clove.index in request.path_keys:
-            return [Count("clove_refused"), self._end(route)]
-        request.routes[clove.index] = route
-        request.path_keys[clove.index] = received.path_key
-        self._by_route[route] = (request_id, clove.index)
-        if request.running:
-            effects = self._catch_up(request, clove.index)
-            if request.ended:
-                self._remove_when_complete(request_id)
-            return effects
-        request.cloves[clove.index] = clove
-        self._buffered_bytes += len(clove.fragment)
-        if len(request.cloves) < request.k:
-            return []
-        try:
-            opened = open_request(self.target, self.onion_secret, list(request.cloves.values()))
-        except RemoteProtocolError:
-            return [Count("request_refused"), *self._drop(request_id)]
-        request.salt = self.entropy(reply.SALT_BYTES)
-        request.reply_key = reply.answer_key(opened.reply_key, request.salt)
-        request.running = True
-        self._forget_cloves(request)
-        return [Count("request_opened"), RequestReady(request_id, opened.plaintext)]
+        message_id, clove = received.message_id, received.clove
+        answer = self._requests.get(message_id)
+        if answer is None:
+            period = period_of_message(message_id)
+            if not self.replay.covers(period):
+                report = Report(Reason.PERIOD, self.period.to_bytes(4, "big"))
+                return [Count("clove_untimely"), route.end(report)]
+            if self.replay.seen(period, message_id):
+                return [Count("clove_replayed"), route.end(Report(Reason.REPLAYED))]
+            answer = self._requests[message_id] = Answering(
+                message_id,
+                clove.n,
+                clove.k,
+                lambda cloves: self._open(message_id, cloves),
+                self.entropy,
+                now_s,
+                self._dummy_delay_s(),
+                self.limits,
+            )
+            self._waiting[message_id] = None
+            self._known[message_id] = _Known()
+        effects = self._settle(answer, answer.clove_arrived(route, received, now_s))
+        noted, self._notes = self._notes, []
+        return [*noted, *effects, *self._make_room()]
 
-    def _catch_up(self, request: _Request, index: int) -> list[InboxEffect]:
-        """A path that joined late gets the frames that left without it: were another path lost
-        meanwhile, k cloves of them must still arrive."""
+    def _attach_arrived(self, route: Route, received: Attach) -> list[InboxEffect]:
+        owner = self._by_attach.get(received.id)
+        if owner is None:
+            return [Count("attach_unknown"), route.end(REFUSED)]
+        answer = self._requests[owner.request_id]
+        return self._settle(answer, answer.attach_arrived(route, owner.clove, received))
+
+    def _stream_gone(self, route: Route, by_owner: bool, now_s: float) -> list[InboxEffect]:
+        owner = self._attached.get(route)
+        if owner is None:
+            self._forget_stream(route)
+            return []
+        answer = self._requests[owner.request_id]
+        effects = self._settle(answer, answer.stream_lost(owner.clove, by_owner, now_s))
+        return [Purge(route.peer, backward_id(route.link_id)), *effects]
+
+    def _open(self, message_id: bytes, cloves: Iterable[Clove]) -> OpenedRequest:
+        """Open a request and take it. Raises what `open_request` raises, and `RequestError` when
+        it may not be taken."""
+        opened = open_request(self.target, self.onion_secret, cloves)
+        is_dummy = opened.kind == DUMMY
+        if (
+            self.running >= self.limits.max_running
+            or len(self._requests) > self.limits.max_requests
+            or (is_dummy and sum(self._running.values()) >= self.limits.max_dummies)
+        ):
+            self._notes.append(Count("requests_full"))
+            raise RequestError("as many requests run as may")
+        period = period_of_message(message_id)
+        if not self.replay.covers(period) or not self.replay.take(period, message_id):
+            raise RequestError("a request of another time, or one that was taken before")
+        self._running[message_id] = is_dummy
+        self._notes.append(Remember(period, message_id))
+        return opened
+
+    def _settle(self, answer: Answering, effects: Sequence[InboxEffect]) -> list[InboxEffect]:
+        """`effects`, with all that is known of `answer` brought up to date."""
+        request_id, over = answer.request_id, answer.state == OVER
+        known = self._known[request_id]
+        routes = {} if over else answer.routes
+        if known.routes != routes:
+            for route in known.routes.values():
+                del self._attached[route], self._by_backward[_backward(route)]
+            for index, route in routes.items():
+                self._attached[route] = _Owner(request_id, index)
+                self._by_backward[_backward(route)] = route
+            known.routes = dict(routes)
+        attach_ids = {} if over else answer.attach_ids
+        if known.attach_ids != attach_ids:
+            for attach_id in known.attach_ids:
+                del self._by_attach[attach_id]
+            for attach_id, index in attach_ids.items():
+                self._by_attach[attach_id] = _Owner(request_id, index)
+            known.attach_ids = dict(attach_ids)
+        self._buffered_bytes += answer.clove_bytes - known.clove_bytes
+        known.clove_bytes = answer.clove_bytes
+        self._count_kept(answer)
+        if answer.state != WAITING:
+            self._waiting.pop(request_id, None)
+        if answer.state in (LINGERING, OVER):
+            self._running.pop(request_id, None)
+        if over:
+            del self._requests[request_id], self._known[request_id]
+        while self._kept_bytes > self.limits.max_kept_bytes:
+            largest = max(self._requests.values(), key=lambda item: item.kept_bytes)
+            largest.forget_frame()
+            self._count_kept(largest)
+        due_s = answer.due_s()
+        if due_s == known.wake_s:
+            return list(effects)
+        known.wake_s = due_s
+        return [*effects, Wake(request_id, due_s)]
+
+    def _count_kept(self, answer: Answering) -> None:
+        known = self._known[answer.request_id]
+        self._kept_bytes += answer.kept_bytes - known.kept_bytes
+        known.kept_bytes = answer.kept_bytes
+
+    def _make_room(self) -> list[InboxEffect]:
+        """Where there are too many, the oldest of what is incomplete give way: who sends many
+        beginnings crowds out only beginnings."""
         effects: list[InboxEffect] = []
-        for number, cloves in enumerate(request.kept_frames):
-            chunk = self._chunk(request, index, number, cloves[index])
-            effects.append(self._cell(request.routes[index], chunk))
-        if len(request.path_keys) == request.n:
-            request.kept_frames.clear()
+        while len(self._streams) > self.limits.max_streams:
+            effects += self._give_up_stream(next(iter(self._streams)))
+        while len(self._requests) > self.limits.max_requests and self._waiting:
+            effects += self._give_up_request(next(iter(self._waiting)))
+        while self._buffered_bytes > self.limits.max_buffered_bytes:
+            route, request_id = next(iter(self._streams), None), next(iter(self._waiting), None)
+            if request_id is None or (
+                route is not None
+                and self._streams[route].started_s <= self._requests[request_id].started_s
+            ):
+                assert route is not None
+                effects += self._give_up_stream(route)
+            else:
+                effects += self._give_up_request(request_id)
         return effects
 
-    def _chunk(self, request: _Request, index: int, number: int, clove: bytes) -> bytes:
-        key = request.answer_keys.get(index)
-        if key is None:
-            key = reply.answer_key(request.path_keys[index], request.salt)
-            request.answer_keys[index] = key
-        return reply.seal_clove(key, request.salt, number, clove)
+    def _give_up_stream(self, route: Route) -> list[InboxEffect]:
+        self._forget_stream(route)
+        return [Count("stream_incomplete"), route.end(Report(Reason.EXPIRED))]
 
-    def _remove_when_complete(self, request_id: bytes) -> None:
-        """An ended request waits a while for cloves that are late: without their paths the answer
-        would have no spare."""
-        request = self._requests[request_id]
-        if len(request.path_keys) == request.n:
-            self._remove(request_id)
-
-    def _remove(self, request_id: bytes) -> list[Route]:
-        """Forget all of a request but its id, so that a replay of its cloves finds it used."""
-        request = self._requests.pop(request_id)
-        self._finished[request_id] = request.started_s
-        self._forget_cloves(request)
-        for route in request.routes.values():
-            self._by_route.pop(route, None)
-        return list(request.routes.values())
-
-    def _drop(self, request_id: bytes) -> list[InboxEffect]:
-        return [self._end(route) for route in self._remove(request_id)]
-
-    def _forget_cloves(self, request: _Request) -> None:
-        self._buffered_bytes -= sum(len(clove.fragment) for clove in request.cloves.values())
-        request.cloves.clear()
+    def _give_up_request(self, request_id: bytes) -> list[InboxEffect]:
+        answer = self._requests[request_id]
+        return self._settle(answer, answer.give_up())
 
     def _forget_stream(self, route: Route) -> None:
         stream = self._streams.pop(route, None)
         if stream is not None:
-            self._buffered_bytes -= len(stream.assembler.received)
+            self._buffered_bytes -= len(stream.reader.received)
 
-    def _cell(self, route: Route, chunk: bytes) -> Send:
-        return Send(route[0], stream_frame(backward_id(route[1]), chunk))
+    def _dummy_delay_s(self) -> float:
+        if not self._delays_s:
+            return DUMMY_DELAY_S
+        return self._delays_s[int.from_bytes(self.entropy(4), "big") % len(self._delays_s)]
 
-    def _end(self, route: Route) -> Send:
-        body = Report(Reason.TARGET_REFUSED).close_body()
-        return Send(route[0], encode_frame(backward_id(route[1]), STREAM_END, body))
+
+def _backward(route: Route) -> Route:
+    return Route(route.peer, backward_id(route.link_id))

@@ -38,6 +38,17 @@ ACCEPTED = "ACCEPTED"
 PACED = "PACED"
 ENDING = "ENDING"
 DONE = "DONE"
+TRANSITIONS = frozenset(
+    {
+        (WAITING, "write", ACCEPTED),
+        (WAITING, "finish", PACED),
+        (ACCEPTED, "write", PACED),
+        (ACCEPTED, "finish", PACED),
+        (PACED, "take", ENDING),
+        (ENDING, "take", DONE),
+    }
+)
+"""Every change of the state, with the method that may bring it about."""
 
 
 class PacedFrame(NamedTuple):

@@ -129,8 +129,9 @@ class Exit:
         return self._consumed(1)
 
     def end_all(self) -> list[Send]:
-        """The path is over."""
-        return [stream.end() for stream in self.streams.values()]
+        """The path is over. Its model nodes learn that the owner did not end the streams, and wait
+        for it to take its answers up over another path."""
+        return [stream.end(Reason.NEIGHBOUR_GONE) for stream in self.streams.values()]
 
     def _open(self, payload: Payload, known: bool, entropy: Entropy, outcome: Outcome) -> None:
         if payload.stream != self._last + 1:

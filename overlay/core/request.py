@@ -1,28 +1,45 @@
 """A request from its first byte to the cloves on the paths, and their way back together.
 
-    request = HPKE to the target of  4 bytes length | payload | zeros to a power-of-two bucket
-    clove i = HPKE to the target of  16 bytes message id | clove i of S-IDA(request)
-    on path i: 4 bytes length | clove i, cut into chunks that fit its cells
+    message    = kind 1 | least frames 2 | length 4 | payload | zeros
+    request    = HPKE(target, "planetserve/request/v2" 00 | target id, message)
+    clove i    = clove i of S-IDA(request)
+    message id = period 4 | random 12
+    stream i   = m 2 | HPKE(target, "planetserve/clove/v2" 00 | target id, message id | clove i)
 
-The second seal hides from the last relays that their cloves belong together. Both are bound to
-the target by HPKE's info. The model node needs any k cloves.
+m is the number of cells on each path (`overlay.core.padding`). A message has k (1,970 m - 123) - 64
+bytes and a stream 1,970 m - 20, so that with the 20 bytes that name the target it fills them. The
+second seal hides from the last relays that their cloves belong together. The model node needs any k
+of them.
+
+The kind is 0 for a question and 1 for a dummy, which is answered without an engine; the answer has
+at least so many frames as are wished for. The period (`overlay.core.setup.PERIOD_S`) bounds how
+long a model node remembers message ids. It is as coarse as that of set-ups, so that a client's
+clock tells nobody who it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from overlay.core import sealed, sida
+from overlay.core import attach, padding, sealed, sida
 from overlay.core.effects import Entropy
+from overlay.core.payload import CHUNK_BYTES
+from overlay.core.wire import MAX_CHUNK_BYTES
 from planetserve.errors import RemoteProtocolError
+from planetserve.keys import NODE_ID_BYTES
 
 MESSAGE_ID_BYTES = 16
-LENGTH_BYTES = 4
-MIN_BUCKET_BYTES = 1024
+PERIOD_BYTES = 4
+COUNT_BYTES = 2
+HEADER_BYTES = 7
 MAX_PAYLOAD_BYTES = 1 << 20
-_REQUEST_INFO = b"planetserve/request/v1\0"
-_CLOVE_INFO = b"planetserve/clove/v1\0"
+
+QUESTION = 0
+DUMMY = 1
+
+_REQUEST_INFO = b"planetserve/request/v2\0"
+_CLOVE_INFO = b"planetserve/clove/v2\0"
 
 
 class RequestError(RemoteProtocolError):
@@ -35,63 +52,78 @@ class OutgoingRequest:
     of what comes back over path i."""
 
     streams: tuple[bytes, ...]
-    reply_key: bytes
-    path_keys: tuple[bytes, ...]
+    reply_key: bytes = field(repr=False)
+    path_keys: tuple[bytes, ...] = field(repr=False)
     n: int
     k: int
 
 
 def prepare(
-    payload: bytes, target: bytes, onion_key: bytes, n: int, k: int, entropy: Entropy
+    payload: bytes,
+    target: bytes,
+    onion_key: bytes,
+    n: int,
+    k: int,
+    period: int,
+    entropy: Entropy,
+    kind: int = QUESTION,
+    least_frames: int = 0,
 ) -> OutgoingRequest:
-    """Seal and disperse `payload` for the model node `target` whose public key is `onion_key`."""
+    """Seal and disperse `payload` for the model node `target` whose public key is `onion_key`.
+
+    `period` is the present one. Raises `ValueError` for a payload of more than 1 MiB or an onion
+    key of low order, where pyhpke does not raise its own `PyHPKEError`.
+    """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError("the request is too large")
-    padded = (len(payload).to_bytes(LENGTH_BYTES, "big") + payload).ljust(
-        _bucket(len(payload) + LENGTH_BYTES), b"\0"
-    )
-    request = sealed.seal(onion_key, _REQUEST_INFO + target, padded, entropy(32))
-    message_id = entropy(MESSAGE_ID_BYTES)
+    cells = padding.request_cells(HEADER_BYTES + len(payload), k)
+    head = bytes((kind,)) + least_frames.to_bytes(2, "big") + len(payload).to_bytes(4, "big")
+    message = (head + payload).ljust(padding.request_bytes(cells, k), b"\0")
+    request = sealed.seal(onion_key, _REQUEST_INFO + target, message, entropy(32))
+    message_id = period.to_bytes(PERIOD_BYTES, "big") + entropy(MESSAGE_ID_BYTES - PERIOD_BYTES)
     cloves = sida.split(request.data, n, k, entropy(sida.random_bytes_needed(k)))
     wrapped = [
         sealed.seal(onion_key, _CLOVE_INFO + target, message_id + clove.encode(), entropy(32))
         for clove in cloves
     ]
-    streams = tuple(len(item.data).to_bytes(LENGTH_BYTES, "big") + item.data for item in wrapped)
-    return OutgoingRequest(
-        streams, request.reply_key, tuple(item.reply_key for item in wrapped), n, k
-    )
+    streams = tuple(cells.to_bytes(COUNT_BYTES, "big") + item.data for item in wrapped)
+    path_keys = tuple(item.reply_key for item in wrapped)
+    return OutgoingRequest(streams, request.reply_key, path_keys, n, k)
 
 
-def chunks(stream: bytes, size: int) -> list[bytes]:
-    """`stream` in pieces of at most `size` bytes."""
-    return [stream[start : start + size] for start in range(0, len(stream), size)]
-
-
-def _bucket(size: int) -> int:
-    bucket = MIN_BUCKET_BYTES
-    while bucket < size:
-        bucket *= 2
-    return bucket
+def period_of_message(message_id: bytes) -> int:
+    return int.from_bytes(message_id[:PERIOD_BYTES], "big")
 
 
 @dataclass(slots=True)
-class CloveStream:
-    """Puts the chunks of one exchange together at the model node."""
+class StreamReader:
+    """Puts the chunks of one stream together at the model node: a clove or an attach."""
 
     received: bytearray = field(default_factory=bytearray)
 
     def feed(self, chunk: bytes) -> bytes | None:
-        """The sealed clove when complete. Raises `RequestError` on nonsense or excess."""
+        """The whole stream when it is complete. Raises `RequestError` on nonsense or excess."""
+        if len(chunk) > MAX_CHUNK_BYTES or not chunk:
+            raise RequestError("a chunk has the wrong size")
         self.received += chunk
-        if len(self.received) < LENGTH_BYTES:
+        if len(self.received) < COUNT_BYTES:
             return None
-        length = int.from_bytes(self.received[:LENGTH_BYTES], "big")
-        if length > 4 * MAX_PAYLOAD_BYTES or len(self.received) > LENGTH_BYTES + length:
-            raise RequestError("a clove is longer than it may be")
-        if len(self.received) < LENGTH_BYTES + length:
-            return None
-        return bytes(self.received[LENGTH_BYTES:])
+        size = stream_bytes(int.from_bytes(self.received[:COUNT_BYTES], "big"))
+        if len(self.received) > size:
+            raise RequestError("a stream is longer than it says")
+        return bytes(self.received) if len(self.received) == size else None
+
+
+def stream_bytes(cells: int) -> int:
+    """How long a stream is that begins with this number of cells; 0 stands for an attach.
+
+    Raises `RequestError` for a number that is no step.
+    """
+    if cells == 0:
+        return attach.ATTACH_BYTES
+    if cells > padding.MAX_REQUEST_CELLS or padding.step_at_least(cells) != cells:
+        raise RequestError("a stream of a length that no request has")
+    return cells * CHUNK_BYTES - NODE_ID_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +132,41 @@ class ReceivedClove:
 
     message_id: bytes
     clove: sida.Clove
-    path_key: bytes
+    path_key: bytes = field(repr=False)
 
 
-def open_clove(target: bytes, onion_secret: bytes, data: bytes) -> ReceivedClove:
+def open_clove(target: bytes, onion_secret: bytes, stream: bytes) -> ReceivedClove:
     """Raises `SealedError` or `SidaError`."""
-    opened = sealed.open_sealed(onion_secret, _CLOVE_INFO + target, data)
+    opened = sealed.open_sealed(onion_secret, _CLOVE_INFO + target, stream[COUNT_BYTES:])
     message_id = opened.plaintext[:MESSAGE_ID_BYTES]
     clove = sida.decode_clove(opened.plaintext[MESSAGE_ID_BYTES:])
     return ReceivedClove(message_id, clove, opened.reply_key)
 
 
-def open_request(target: bytes, onion_secret: bytes, cloves: Sequence[sida.Clove]) -> sealed.Opened:
-    """The payload and reply key from any k cloves. Raises `SidaError`, `SealedError`,
-    `RequestError`."""
-    opened = sealed.open_sealed(onion_secret, _REQUEST_INFO + target, sida.combine(cloves))
-    length = int.from_bytes(opened.plaintext[:LENGTH_BYTES], "big")
-    if length > len(opened.plaintext) - LENGTH_BYTES:
+@dataclass(frozen=True, slots=True)
+class OpenedRequest:
+    """A request at the model node; `polluted` are the indices of cloves that are not of it."""
+
+    kind: int
+    least_frames: int
+    payload: bytes = field(repr=False)
+    reply_key: bytes = field(repr=False)
+    polluted: frozenset[int]
+
+
+def open_request(target: bytes, onion_secret: bytes, cloves: Iterable[sida.Clove]) -> OpenedRequest:
+    """From k or more cloves, some of which may be anything. Raises `SidaError` when no k of them
+    belong together, else `SealedError` or `RequestError`."""
+    combined = sida.combine_any(cloves)
+    opened = sealed.open_sealed(onion_secret, _REQUEST_INFO + target, combined.message)
+    message = opened.plaintext
+    if len(message) < HEADER_BYTES or message[0] not in (QUESTION, DUMMY):
+        raise RequestError("a request of an unknown kind")
+    end = HEADER_BYTES + int.from_bytes(message[3:HEADER_BYTES], "big")
+    if end > min(len(message), HEADER_BYTES + MAX_PAYLOAD_BYTES):
         raise RequestError("a request claims more bytes than it has")
-    payload = opened.plaintext[LENGTH_BYTES : LENGTH_BYTES + length]
-    return sealed.Opened(payload, opened.reply_key)
+    if message[end:] != bytes(len(message) - end):
+        raise RequestError("a request is not padded with zeros")
+    least_frames = int.from_bytes(message[1:3], "big")
+    payload = message[HEADER_BYTES:end]
+    return OpenedRequest(message[0], least_frames, payload, opened.reply_key, combined.polluted)

@@ -20,7 +20,7 @@ _SUITE = CipherSuite.new(
 ENCAPSULATED_BYTES = 32
 TAG_BYTES = 16
 REPLY_KEY_BYTES = 32
-_REPLY_CONTEXT = b"planetserve/reply-key/v1"
+_REPLY_CONTEXT = b"planetserve/reply-key/v2"
 
 
 class SealedError(RemoteProtocolError):

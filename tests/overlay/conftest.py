@@ -82,7 +82,7 @@ async def running_overlay(
 ) -> AsyncIterator[Overlay]:
     ledger = StaticLedger()
     directory = Directory(ledger)
-    server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler)
+    server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler, folder / "model")
     target = record(seeded_identity(200), "model-1", "model", await server.start())
     records = [target]
     relays: dict[bytes, RelayNode] = {}

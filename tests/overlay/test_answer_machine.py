@@ -29,6 +29,7 @@ from overlay.core.exchange import (
 )
 from overlay.core.request import OutgoingRequest
 from planetserve.errors import AnswerCutShort, NodeUnreachable, PathsUnavailable
+from tests.overlay.tables import Watch, edges, with_compositions
 
 N, K = 4, 3
 SLOTS = st.integers(0, N - 1)
@@ -88,6 +89,7 @@ class AnswerMachine(RuleBasedStateMachine):
         super().__init__()
         self.now_s = 0.0
         self.asker = Exchange(REQUEST)
+        self.watch = Watch(lambda: self.asker.state, exchange.TRANSITIONS)
         self.node = Node()
         self.open: set[int] = set()
         self.forward: dict[int, bytes] = {}
@@ -97,6 +99,7 @@ class AnswerMachine(RuleBasedStateMachine):
         self.padding = 0
         self.outcomes: list[ExchangeEffect] = []
         self.state = exchange.READY
+        self.cancelled = False
 
     def carry_out(self, effects: list[ExchangeEffect]) -> None:
         assert self.state != exchange.ENDED or effects == []
@@ -136,38 +139,38 @@ class AnswerMachine(RuleBasedStateMachine):
     def slot_opens(self, slot: int) -> None:
         if slot not in self.open:
             self.open.add(slot)
-            self.carry_out(self.asker.slot_open(slot, self.now_s))
+            self.carry_out(self.watch.call(self.asker.slot_open, slot, self.now_s))
 
     @rule(slot=SLOTS)
     def slot_breaks(self, slot: int) -> None:
         if slot in self.open:
             self.open.discard(slot)
             self.cut(slot)
-            self.carry_out(self.asker.slot_lost(slot, self.now_s))
+            self.carry_out(self.watch.call(self.asker.slot_lost, slot, self.now_s))
 
     @rule(slot=SLOTS)
     def a_clove_arrives(self, slot: int) -> None:
         data = self.forward.pop(slot, None)
         if data is not None and not self.node.stream_opened(slot, data):
-            self.carry_out(self.asker.stream_ended(slot, 12, self.now_s))
+            self.carry_out(self.watch.call(self.asker.stream_ended, slot, 12, self.now_s))
 
     @rule(slot=SLOTS, count=st.integers(1, 5))
     def chunks_arrive(self, slot: int, count: int) -> None:
         for _ in range(min(count, len(self.node.backward[slot]))):
             if self.node.backward[slot]:  # the stream may have ended with the last one
                 chunk = self.node.backward[slot].popleft()
-                self.carry_out(self.asker.chunk_arrived(slot, chunk, self.now_s))
+                self.carry_out(self.watch.call(self.asker.chunk_arrived, slot, chunk, self.now_s))
 
     @rule(slot=SLOTS)
     def a_relay_ends_the_stream(self, slot: int) -> None:
         if slot in self.node.routes:
             self.cut(slot)
-            self.carry_out(self.asker.stream_ended(slot, 7, self.now_s))
+            self.carry_out(self.watch.call(self.asker.stream_ended, slot, 7, self.now_s))
 
     @rule(slot=SLOTS, chunk=st.binary(max_size=64))
     def a_relay_lies(self, slot: int, chunk: bytes) -> None:
         self.lying.add(slot)
-        self.carry_out(self.asker.chunk_arrived(slot, chunk, self.now_s))
+        self.carry_out(self.watch.call(self.asker.chunk_arrived, slot, chunk, self.now_s))
 
     @precondition(lambda self: self.node.can_send and not self.end_sent)
     @rule(data=st.binary(max_size=60), last=st.sampled_from([False, False, False, True]))
@@ -182,10 +185,18 @@ class AnswerMachine(RuleBasedStateMachine):
         self.padding += 1
         self.node.send(frames.LAST if self.padding == 3 else frames.PADDING, b"")
 
+    @precondition(lambda self: self.now_s > 20)
+    @rule()
+    def nobody_reads_on(self) -> None:
+        for effect in self.watch.call(self.asker.cancel):
+            assert isinstance(effect, EndStream)
+            self.cut(effect.slot)
+        self.cancelled = True
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 4.0]))
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
-        self.carry_out(self.asker.tick(self.now_s))
+        self.carry_out(self.watch.call(self.asker.tick, self.now_s))
 
     @invariant()
     def what_was_read_begins_the_answer(self) -> None:
@@ -201,9 +212,9 @@ class AnswerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _ in range(60):
             self.now_s += 4
-            self.carry_out(self.asker.tick(self.now_s))
+            self.carry_out(self.watch.call(self.asker.tick, self.now_s))
         assert self.asker.state == exchange.ENDED
-        assert self.outcomes
+        assert self.outcomes or self.cancelled
 
 
 AnswerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
@@ -233,6 +244,13 @@ def arrive(machine: AnswerMachine) -> None:
 def failure(effects: list[ExchangeEffect]) -> type[Exception]:
     (failed,) = [effect for effect in effects if isinstance(effect, Failed)]
     return type(failed.error)
+
+
+def test_the_table_lists_the_transitions() -> None:
+    listed = with_compositions(edges(exchange.__doc__, ORDER))
+    assert {(before, after) for before, _, after in exchange.TRANSITIONS} <= listed
+    named = {(before, after) for before, _, after in exchange.TRANSITIONS}
+    assert edges(exchange.__doc__, ORDER) <= named
 
 
 def test_two_lost_paths_are_replaced_inside_a_running_answer() -> None:
@@ -296,6 +314,16 @@ def test_k_ends_before_the_answer_fail_it_at_once_and_fewer_do_not() -> None:
         asker.slot_open(slot, 0.0)
     assert asker.stream_ended(0, 11, 1.0) == asker.stream_ended(1, 11, 1.0) == []
     assert failure(asker.stream_ended(3, 11, 1.0)) is NodeUnreachable
+
+
+def test_a_clock_that_differs_is_said_when_all_say_so() -> None:
+    for reasons, said in (([2, 2, 2], "clock"), ([2, 2, 12], "does not take")):
+        asker = Exchange(REQUEST)
+        for slot in range(N):
+            asker.slot_open(slot, 0.0)
+        effects = [asker.stream_ended(slot, reasons[slot], 1.0) for slot in range(K)][-1]
+        (failed,) = [effect for effect in effects if isinstance(effect, Failed)]
+        assert said in str(failed.error)
 
 
 def test_an_answer_that_stalls_is_cut_short() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from overlay.core import frames, pacing, padding
 from overlay.core.pacing import Pacing
+from tests.overlay.tables import Watch, edges
 
 ROOM_BYTES = 100
 
@@ -128,6 +130,62 @@ def test_a_dummy_is_as_long_as_it_asks_within_bounds(wished: int, frames_seen: i
     answer.write(b"", 1.0)
     answer.finish(1.0)
     assert len(run(answer)) == frames_seen
+
+
+STATES = [pacing.WAITING, pacing.ACCEPTED, pacing.PACED, pacing.ENDING, pacing.DONE]
+
+
+def test_the_table_lists_the_transitions() -> None:
+    named = {(before, after) for before, _, after in pacing.TRANSITIONS}
+    assert edges(pacing.__doc__, STATES) == named
+
+
+class PacingMachine(RuleBasedStateMachine):
+    """An engine that writes when it likes, paths that come and go, and a clock that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.answer = Pacing(0.0, ROOM_BYTES)
+        self.watch = Watch(lambda: self.answer.state, pacing.TRANSITIONS)
+        self.written = self.taken = b""
+        self.finished = False
+
+    @precondition(lambda self: not self.finished)
+    @rule(data=st.binary(max_size=300))
+    def it_writes(self, data: bytes) -> None:
+        self.watch.call(self.answer.write, data, self.now_s)
+        self.written += data
+
+    @rule()
+    def it_finishes(self) -> None:
+        self.watch.call(self.answer.finish, self.now_s)
+        self.finished = True
+
+    @rule(paused=st.booleans())
+    def paths_come_and_go(self, paused: bool) -> None:
+        self.watch.call(self.answer.pause if paused else self.answer.resume)
+
+    @rule(seconds=st.floats(0.001, 3.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        for _ in range(100):
+            frame = self.watch.call(self.answer.take, self.now_s)
+            if frame is None:
+                break
+            self.taken += frame.data
+        due_s = self.answer.due_s()
+        assert due_s is None or due_s > self.now_s
+
+    @invariant()
+    def what_left_was_written(self) -> None:
+        assert self.written.startswith(self.taken)
+        if self.answer.state in (pacing.ENDING, pacing.DONE):
+            assert self.taken == self.written
+
+
+TestPacingMachine = PacingMachine.TestCase
+TestPacingMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 WRITES = st.lists(

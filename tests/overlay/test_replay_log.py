@@ -198,7 +198,7 @@ def test_a_full_disk_is_an_error_and_leaves_whole_entries(
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, folder: Path) -> None:
     folder.write_text("a file")
-    with pytest.raises(ConfigurationError, match=r"cannot keep set-ups in .*make it writable"):
+    with pytest.raises(ConfigurationError, match=r"what was taken in .*make it writable"):
         ReplayLog(folder, NOW)
     with pytest.raises(ConfigurationError):
         ReplayLog(tmp_path / "missing" / "key.replay", NOW)

@@ -1,0 +1,381 @@
+"""One request at its model node, from the first clove to the last frame of its answer.
+
+state      event                                       next       effects
+─────────  ──────────────────────────────────────────  ─────────  ───────────────────────────────
+WAITING    clove; no k of those here belong together   WAITING
+WAITING    clove; the request opens                    RUNNING    RequestReady; END to polluted
+WAITING    the same, but streams were lost meanwhile   PAUSED     RequestReady; END to polluted
+WAITING    clove; k belong together, no request in it  OVER       END to all
+WAITING    attach, stream lost                         WAITING
+WAITING    still incomplete after its time             OVER       END to all
+RUNNING    the next frame is due                       RUNNING    a chunk on each stream
+RUNNING    frame LAST is due                           LINGERING  a chunk on each stream
+RUNNING    fewer than k streams are left               PAUSED
+RUNNING    the owner ended k streams                   OVER       RequestGone, END to all
+PAUSED     k streams again                             RUNNING
+PAUSED     the owner ended k streams, or the last      OVER       RequestGone, END to all
+PAUSED     still too few after its time                OVER       RequestGone, END to all
+LINGERING  the owner ended them, or nobody came back   OVER       END to all
+opened     clove or attach                             same       the kept frames on its stream
+
+The last `WINDOW_FRAMES` frames are kept, each as what it was made from: a
+hundred bytes and its data in place of n cloves, for who joins late or takes the answer up again.
+A dummy is answered like a question: its first token comes as late as a question's did lately.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import NamedTuple, TypeAlias
+
+from overlay.core import attach, frames, pacing, request, sida
+from overlay.core.attach import Attach, AttachError, AttachKeys
+from overlay.core.effects import Count, Entropy, Peer, Purge, Remember, Send
+from overlay.core.pacing import PacedFrame, Pacing
+from overlay.core.reasons import Reason, Report
+from overlay.core.request import OpenedRequest, ReceivedClove
+from overlay.core.wire import STREAM_END, backward_id, encode_frame, stream_frame
+from planetserve.errors import RemoteProtocolError
+
+WAITING = "WAITING"
+RUNNING = "RUNNING"
+PAUSED = "PAUSED"
+LINGERING = "LINGERING"
+OVER = "OVER"
+
+TRANSITIONS = frozenset(
+    {
+        (WAITING, "clove_arrived", RUNNING),
+        (WAITING, "clove_arrived", PAUSED),
+        (WAITING, "clove_arrived", OVER),
+        (WAITING, "tick", OVER),
+        (WAITING, "give_up", OVER),
+        (RUNNING, "beat", LINGERING),
+        (RUNNING, "stream_lost", PAUSED),
+        (RUNNING, "stream_lost", OVER),
+        (PAUSED, "clove_arrived", RUNNING),
+        (PAUSED, "attach_arrived", RUNNING),
+        (PAUSED, "stream_lost", OVER),
+        (PAUSED, "tick", OVER),
+        (LINGERING, "stream_lost", OVER),
+        (LINGERING, "tick", OVER),
+    }
+)
+"""Every change of the state, with the method that may bring it about."""
+
+MAX_ATTACHES = 64
+"""So often one answer is taken up again; each costs a window of frames."""
+KEPT_FRAME_BYTES = 256
+"""What a kept frame costs beside its data and randomness."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReady:
+    request_id: bytes
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGone:
+    """Nobody waits for the answer of a running request any more."""
+
+    request_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSent:
+    """The last byte of the answer has left; only padding follows."""
+
+    request_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The answer, which was full, takes bytes again."""
+
+    request_id: bytes
+
+
+AnsweringEffect: TypeAlias = (
+    Send | Count | Purge | Remember | RequestReady | RequestGone | AnswerSent | Room
+)
+
+
+class Route(NamedTuple):
+    """A stream at the model node: the last relay's connection and the id that it chose."""
+
+    peer: Peer
+    link_id: bytes
+
+    def chunk(self, data: bytes) -> Send:
+        return Send(self.peer, stream_frame(backward_id(self.link_id), data))
+
+    def end(self, report: Report) -> Send:
+        frame = encode_frame(backward_id(self.link_id), STREAM_END, report.close_body())
+        return Send(self.peer, frame)
+
+
+ENDED = Report(Reason.NONE)
+REFUSED = Report(Reason.TARGET_REFUSED)
+EXPIRED = Report(Reason.EXPIRED)
+
+Opens: TypeAlias = Callable[[Iterable[sida.Clove]], OpenedRequest]
+"""Opens a request from its cloves; raises what `request.open_request` raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringLimits:
+    assembly_timeout_s: float = 10.0
+    pause_timeout_s: float = 15.0
+    """With fewer than k streams; longer than a client takes to give up."""
+    linger_s: float = 15.0
+
+
+class _Kept(NamedTuple):
+    kind: int
+    data: bytes
+    randomness: bytes
+
+
+@dataclass(slots=True)
+class Answering:
+    """Mutable, because it is asked for every frame.
+
+    `routes[i]` is the stream that clove i's chunks take now. `dummy_delay_s` is how long after its
+    acceptance a dummy's first token comes.
+    """
+
+    request_id: bytes
+    n: int
+    k: int
+    opens: Opens
+    entropy: Entropy
+    started_s: float
+    dummy_delay_s: float = 0.0
+    limits: AnsweringLimits = field(default_factory=AnsweringLimits)
+    state: str = WAITING
+    routes: dict[int, Route] = field(default_factory=dict)
+    attach_ids: dict[bytes, int] = field(default_factory=dict)
+    """The clove that an attach with this id takes up."""
+    pacing: Pacing | None = None
+    clove_bytes: int = 0
+    kept_bytes: int = 0
+    _cloves: dict[int, sida.Clove] = field(default_factory=dict)
+    _path_keys: dict[int, bytes] = field(default_factory=dict)
+    _attach_keys: dict[int, AttachKeys] = field(default_factory=dict)
+    _attaches: dict[int, int] = field(default_factory=dict)
+    """The number to expect next."""
+    _left: set[int] = field(default_factory=set)
+    """Whose stream was ended by its owner."""
+    _keys: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Salt and answer key of each path."""
+    _reply_key: bytes = b""
+    _kept: deque[_Kept] = field(default_factory=deque)
+    _next_number: int = 0
+    _accepted_s: float = 0.0
+    _since_s: float = 0.0
+    """Since when it is paused, or lingers."""
+    _dummy_s: float | None = None
+    _sent: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the answer takes more now."""
+        return self.pacing is None or self.pacing.has_room
+
+    def due_s(self) -> float | None:
+        """When to call `beat`; None while no frame is due at any time."""
+        due_s = self.pacing.due_s() if self.pacing is not None else None
+        if due_s is None or self.state == OVER:
+            return None
+        return due_s if self._dummy_s is None else min(due_s, self._dummy_s)
+
+    def clove_arrived(
+        self, route: Route, received: ReceivedClove, now_s: float
+    ) -> list[AnsweringEffect]:
+        """A clove of this request came over `route`; it is taken once."""
+        clove = received.clove
+        if (clove.n, clove.k) != (self.n, self.k) or clove.index in self._path_keys:
+            return [Count("clove_refused"), route.end(REFUSED)]
+        self._path_keys[clove.index] = received.path_key
+        keys = self._attach_keys[clove.index] = attach.derive(received.path_key)
+        self.attach_ids[keys.id] = clove.index
+        if self.state != WAITING:
+            return self._join(clove.index, route, 0)
+        self.routes[clove.index] = route
+        self._cloves[clove.index] = clove
+        self.clove_bytes += len(clove.fragment)
+        return self._try_to_open(now_s) if len(self._cloves) >= self.k else []
+
+    def attach_arrived(self, route: Route, index: int, received: Attach) -> list[AnsweringEffect]:
+        """The owner of clove `index` wants its frames over `route` from now on."""
+        expected = self._attaches.get(index, 0)
+        try:
+            if sum(self._attaches.values()) >= MAX_ATTACHES:
+                raise AttachError("an answer was taken up too often")
+            self._attaches[index] = attach.verify(self._attach_keys[index], received, expected)
+        except AttachError:
+            return [Count("attach_refused"), route.end(REFUSED)]
+        replaced = self.routes.get(index)
+        ended: list[AnsweringEffect] = [] if replaced is None else [replaced.end(ENDED)]
+        return [Count("attached"), *ended, *self._join(index, route, received.next_frame)]
+
+    def stream_lost(self, index: int, by_owner: bool, now_s: float) -> list[AnsweringEffect]:
+        """The stream of clove `index` is no more; `by_owner` if its client ended it."""
+        del self.routes[index]
+        if by_owner:
+            self._left.add(index)
+        if self.state == WAITING:
+            return []
+        if by_owner and (len(self._left) >= self.k or not self.routes):
+            left: list[AnsweringEffect] = [] if self._sent else [Count("request_left")]
+            return [*left, *self._over(ENDED)]
+        self._count_streams(now_s)
+        return []
+
+    def write(self, data: bytes, now_s: float) -> float | None:
+        """Add to the answer of a request that is ready. With the first token: how many seconds it
+        came after the acceptance."""
+        assert self.pacing is not None
+        before = self.pacing.state
+        self.pacing.write(data, now_s)
+        if before == pacing.WAITING:
+            self._accepted_s = now_s
+        return now_s - self._accepted_s if before == pacing.ACCEPTED else None
+
+    def finish(self, now_s: float) -> None:
+        """The answer is whole."""
+        assert self.pacing is not None
+        self.pacing.finish(now_s)
+
+    def beat(self, now_s: float) -> list[AnsweringEffect]:
+        """All frames that are due."""
+        if self.pacing is None or self.state != RUNNING:
+            return []
+        if self._dummy_s is not None and now_s >= self._dummy_s:
+            self._dummy_s = None
+            self.pacing.write(b"", now_s)
+            self.pacing.finish(now_s)
+        had_room = self.pacing.has_room
+        effects: list[AnsweringEffect] = []
+        while (frame := self.pacing.take(now_s)) is not None:
+            effects += self._frame(frame, now_s)
+        if self.pacing.has_room and not had_room:
+            effects.append(Room(self.request_id))
+        return effects
+
+    def tick(self, now_s: float) -> list[AnsweringEffect]:
+        """Call it about once a second."""
+        if self.state == WAITING and now_s - self.started_s > self.limits.assembly_timeout_s:
+            return self.give_up()
+        if self.state == PAUSED and now_s - self._since_s > self.limits.pause_timeout_s:
+            return [Count("request_lost"), *self._over(EXPIRED)]
+        if self.state == LINGERING and now_s - self._since_s > self.limits.linger_s:
+            return self._over(ENDED)
+        return []
+
+    def give_up(self) -> list[AnsweringEffect]:
+        """Wait no longer for the cloves that are missing."""
+        return [Count("request_incomplete"), *self._over(EXPIRED)]
+
+    def forget_frame(self) -> None:
+        """Keep one frame less."""
+        if self._kept:
+            self.kept_bytes -= _cost(self._kept.popleft())
+
+    def _try_to_open(self, now_s: float) -> list[AnsweringEffect]:
+        try:
+            opened = self.opens(self._cloves.values())
+        except sida.SidaError:
+            if len(self._cloves) < self.n:
+                return []
+            return [Count("request_refused"), *self._over(REFUSED)]
+        except RemoteProtocolError:
+            return [Count("request_refused"), *self._over(REFUSED)]
+        effects: list[AnsweringEffect] = [Count("request_opened")]
+        for index in sorted(opened.polluted):
+            effects.append(Count("clove_polluted"))
+            del self.attach_ids[self._attach_keys.pop(index).id]
+            route = self.routes.pop(index, None)
+            if route is not None:
+                effects.append(route.end(REFUSED))
+        self._cloves.clear()
+        self.clove_bytes = 0
+        self._reply_key = opened.reply_key
+        self.pacing = Pacing(now_s, frames.max_data_bytes(self.k), opened.least_frames)
+        self.state = RUNNING
+        self._count_streams(now_s)
+        if opened.kind == request.QUESTION:
+            return [*effects, RequestReady(self.request_id, opened.payload)]
+        self.pacing.write(b"", now_s)
+        self._dummy_s = now_s + self.dummy_delay_s
+        self._sent = True  # nobody waits to hear of it
+        return [*effects, Count("dummy_opened")]
+
+    def _join(self, index: int, route: Route, first_frame: int) -> list[AnsweringEffect]:
+        """Frames from `first_frame` on, as far as they are kept, and the later ones over `route`:
+        were another path lost meanwhile, k cloves of each must still arrive."""
+        self.routes[index] = route
+        self._left.discard(index)
+        first_kept = self._next_number - len(self._kept)
+        missed = range(max(first_kept, first_frame), self._next_number)
+        effects: list[AnsweringEffect] = [
+            self._send(index, number, self._disperse(number, self._kept[number - first_kept]))
+            for number in missed
+        ]
+        if self.state == PAUSED and len(self.routes) >= self.k:
+            assert self.pacing is not None
+            self.state = RUNNING
+            self.pacing.resume()
+        return effects
+
+    def _count_streams(self, now_s: float) -> None:
+        if self.state == RUNNING and len(self.routes) < self.k:
+            assert self.pacing is not None
+            self.state, self._since_s = PAUSED, now_s
+            self.pacing.pause()
+
+    def _frame(self, frame: PacedFrame, now_s: float) -> list[AnsweringEffect]:
+        number = self._next_number
+        self._next_number += 1
+        kept = _Kept(*frame, self.entropy(frames.random_bytes_needed(self.k)))
+        self._kept.append(kept)
+        self.kept_bytes += _cost(kept)
+        if len(self._kept) > frames.WINDOW_FRAMES:
+            self.forget_frame()
+        cloves = self._disperse(number, kept)
+        effects: list[AnsweringEffect] = [self._send(i, number, cloves) for i in self.routes]
+        if frame.kind == frames.END and not self._sent:
+            self._sent = True
+            effects.append(AnswerSent(self.request_id))
+        if frame.kind == frames.LAST:
+            self.state, self._since_s = LINGERING, now_s
+        return effects
+
+    def _disperse(self, number: int, kept: _Kept) -> tuple[bytes, ...]:
+        draw = BytesIO(kept.randomness).read
+        return frames.disperse(kept.kind, kept.data, number, self._reply_key, self.n, self.k, draw)
+
+    def _send(self, index: int, number: int, cloves: tuple[bytes, ...]) -> Send:
+        if index not in self._keys:
+            salt = self.entropy(frames.SALT_BYTES)
+            self._keys[index] = (salt, frames.answer_key(self._path_keys[index], salt))
+        salt, key = self._keys[index]
+        return self.routes[index].chunk(frames.seal_clove(key, salt, number, cloves[index]))
+
+    def _over(self, report: Report) -> list[AnsweringEffect]:
+        """Leaves `routes` as they were, for the caller to forget."""
+        gone = self.pacing is not None and not self._sent
+        self.state = OVER
+        self._kept.clear()
+        self._cloves.clear()
+        self.kept_bytes = self.clove_bytes = 0
+        ends: list[AnsweringEffect] = [route.end(report) for route in self.routes.values()]
+        return [*([RequestGone(self.request_id)] if gone else []), *ends]
+
+
+def _cost(kept: _Kept) -> int:
+    return len(kept.data) + len(kept.randomness) + KEPT_FRAME_BYTES
