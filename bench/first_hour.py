@@ -8,18 +8,15 @@ on ports of its own; the engine alone runs in this process on the same machine a
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from bench.figures import Figure, Report
+from bench.localnet import COMMANDS, localnet, processes, wait_for_probers
 from modelnode.engines.default_model import default_model_path
 from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.protocol import Engine
@@ -28,11 +25,9 @@ from planetserve.client import AsyncClient
 from planetserve.client.answer import DEFAULT_SYSTEM
 
 BASE_PORT = 28600
-COMMANDS = Path(sys.executable).parent
 COLD_ASKS = 5
 WARM_UP = 12
 WARM_PAIRS = 40
-PROBERS_TIMEOUT_S = 180.0
 QUESTIONS = (
     "Explain {} to a curious child in two sentences.",
     "What should I know about {} before I travel?",
@@ -46,15 +41,15 @@ def run() -> Report:
         directory = Path(folder) / ".localnet"
         environment = {**os.environ, "PLANETSERVE_NETWORK": str(directory / "network.toml")}
         started_s = time.monotonic()
-        _localnet(directory, "up", "--detach", "--base-port", str(BASE_PORT))
+        localnet(directory, "up", "--detach", "--base-port", str(BASE_PORT))
         ready_s = time.monotonic() - started_s
         try:
             memory = _memory(directory)
             cold = [_cold_ask(environment) for _ in range(COLD_ASKS)]
-            _wait_for_probers(directory)
+            wait_for_probers(directory)
             warm, direct = asyncio.run(_warm(directory / "network.toml"))
         finally:
-            _localnet(directory, "down")
+            localnet(directory, "down")
     return Report(
         "first-hour",
         (
@@ -74,38 +69,10 @@ def run() -> Report:
     )
 
 
-def _localnet(directory: Path, verb: str, *options: str) -> None:
-    command = [str(COMMANDS / "ps-localnet"), verb, "--dir", str(directory), *options]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-
-
-def _processes(directory: Path) -> list[dict[str, Any]]:
-    command = [str(COMMANDS / "ps-localnet"), "status", "--dir", str(directory), "--json"]
-    listed: list[dict[str, Any]] = json.loads(
-        subprocess.run(command, check=True, capture_output=True).stdout
-    )["processes"]
-    return listed
-
-
-def _wait_for_probers(directory: Path) -> None:
-    """Until every prober has loaded what it scores with, which takes both cores for a while."""
-    addresses = [p["addresses"]["http"] for p in _processes(directory) if p["role"] == "prober"]
-    deadline_s = time.monotonic() + PROBERS_TIMEOUT_S
-    while not all(_judges(address) for address in addresses):
-        if time.monotonic() > deadline_s:
-            raise RuntimeError("the probers did not begin to judge")
-        time.sleep(1)
-
-
-def _judges(address: str) -> bool:
-    with urllib.request.urlopen(f"http://{address}/health", timeout=30) as answer:
-        return bool(json.load(answer)["judging"])
-
-
 def _memory(directory: Path) -> dict[str, float]:
     """The largest resident set of each role in MiB, as the kernel accounts it."""
     largest: dict[str, float] = {}
-    for process in _processes(directory):
+    for process in processes(directory):
         text = Path(f"/proc/{process['pid']}/status").read_text()
         resident_kib = next(
             int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")
