@@ -30,7 +30,7 @@ model = "smollm2-135m-instruct"
 block_interval_ms = 1000
 [parameters]
 epoch_blocks = 10000
-commit_blocks = 9000
+commit_blocks = 8000
 [validators]
 count = 1
 power = 10
@@ -96,9 +96,7 @@ def _answers() -> tuple[list[Timed], list[Timed]]:
         localnet(directory, "up", "--detach", "--topology", str(topology))
         try:
             wait_for_probers(directory)
-            http = next(
-                p["addresses"]["http"] for p in processes(directory) if p["role"] == "model"
-            )
+            (http,) = (p["addresses"]["http"] for p in processes(directory) if p["role"] == "model")
             return asyncio.run(_pairs(directory / "network.toml", http))
         finally:
             localnet(directory, "down")
@@ -111,15 +109,18 @@ async def _pairs(network_file: Path, http: str) -> tuple[list[Timed], list[Timed
     async with AsyncClient(network_file) as client:
         model = client.network.default_model
         for number in range(WARM_UP + PAIRS):
-            template = QUESTIONS[number % len(QUESTIONS)]
-            question = template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")
-            through = await _through(client, question)
-            straight = await _directly(engine, model, f"{question} Begin anew.")
+            through = await _through(client, _question(2 * number))
+            straight = await _directly(engine, model, _question(2 * number + 1))
             if number >= WARM_UP:
                 overlay.append(through)
                 direct.append(straight)
     await engine.close()
     return overlay, direct
+
+
+def _question(number: int) -> str:
+    template = QUESTIONS[number % len(QUESTIONS)]
+    return template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")
 
 
 async def _through(client: AsyncClient, question: str) -> Timed:
