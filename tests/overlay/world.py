@@ -15,7 +15,7 @@ from overlay.core.fair_queue import QueueBudget
 from overlay.core.relay import Relay, RelayLimits
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
 from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, OnionSecrets, period_of
-from overlay.core.wire import ID_BYTES, STREAM, backward_id, decode_frame, stream_frame
+from overlay.core.wire import ID_BYTES, STREAM, CellError, backward_id, decode_frame, stream_frame
 
 START_S = 1_800_000_000.0
 FILTER_BITS = 1 << 14
@@ -154,17 +154,20 @@ class World:
         """Bring a frame where it goes, and all that comes of it."""
         pending = deque(self.wire(carried))
         while pending:
-            carried = pending.popleft()
-            if carried.receiver in self.gone:
-                continue
-            self.carried.append(carried)
-            member = self.members.get(carried.receiver)
-            if member is None:
-                self.arrived.setdefault(carried.receiver, deque()).append(carried)
-                continue
-            peer = Peer(carried.dialled, carried.sender)
-            for sent in member.took(member.core.frame_arrived(peer, carried.frame, self.now_s)):
+            for sent in self.arrive(pending.popleft()):
                 pending.extend(self.wire(sent))
+
+    def arrive(self, carried: Carried) -> list[Carried]:
+        """A frame is where it was sent; what its receiver sends, if that is a relay."""
+        if carried.receiver in self.gone:
+            return []
+        self.carried.append(carried)
+        member = self.members.get(carried.receiver)
+        if member is None:
+            self.arrived.setdefault(carried.receiver, deque()).append(carried)
+            return []
+        peer = Peer(carried.dialled, carried.sender)
+        return member.took(member.core.frame_arrived(peer, carried.frame, self.now_s))
 
     def carry_out(self, member: Member, effects: Iterable[Effect]) -> None:
         for carried in member.took(effects):
@@ -240,7 +243,11 @@ class Owned:
         own = [c for c in waiting if c.frame[:ID_BYTES] == self.path.backward_id]
         for carried in own:
             waiting.remove(carried)
-            sends, events = self.path.frame_arrived(decode_frame(carried.frame))
+            try:
+                frame = decode_frame(carried.frame)
+            except CellError:
+                continue  # as the shell does
+            sends, events = self.path.frame_arrived(frame)
             new += events
             self.send(sends)
         self.events += new
