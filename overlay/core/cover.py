@@ -33,6 +33,16 @@ class Shape:
             raise ValueError("not the shape of a question that a node answers as a dummy")
 
 
+TYPICAL = (
+    Shape(400, 32),
+    Shape(600, 64),
+    Shape(1_500, 96),
+    Shape(4_000, 128),
+    Shape(12_000, 256),
+)
+"""Questions of a few sentences up to a few pages, and answers of two to thirteen seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class CoverSettings:
     """`shapes` are those of real questions, each as often as it occurs; without any, no dummy

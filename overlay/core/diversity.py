@@ -57,6 +57,19 @@ class Conflicts(NamedTuple):
         return Conflicts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+def told(conflicts: Conflicts) -> list[str]:
+    """What the relays of a path share although they should not, for people to read."""
+    whats = (
+        "the last relay has the model node's operator",
+        "the last relay is in the model node's network",
+        "its relays share an operator",
+        "its relays share a network",
+        "it shares an operator with another path",
+        "it shares a network with another path",
+    )
+    return [what for what, count in zip(whats, conflicts, strict=True) if count]
+
+
 @lru_cache(maxsize=16_384)
 def network_of(endpoint: str) -> str | None:
     """The /16 of a global IPv4 address, the /32 of an IPv6 one, in `tcp://host:port`."""

@@ -1,0 +1,137 @@
+"""What a client knows of relays, and the hops it chooses from that.
+
+event of a path           guards       build times  diagnosis
+────────────────────────  ───────────  ───────────  ───────────────────────────────
+begun                     life begins
+opened                    built        completed
+opened late                            completed
+not opened in time        failed       timed out    its first relay did not answer
+broke                     failed                    who reported what about whom
+first hop not reached     unreachable               its first relay did not answer
+stream answered, or not   used
+
+Guards are looked over (`guards.maintained`) before the next choice after the route set has changed,
+a day began, a guard failed or could not be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from overlay.core import guards
+from overlay.core.build_times import BuildTimes
+from overlay.core.choice import Hops, Rules, SetUse, choose_set_hops
+from overlay.core.diagnosis import Diagnosis, Refusal, RouteView, cause, reported, unanswered
+from overlay.core.draw import Draw
+from overlay.core.guards import GuardList, GuardRules
+from overlay.core.path_driver_effects import Moment
+from overlay.core.reasons import Report
+from planetserve.records import NodeRecord, RouteSet
+
+
+class RelayMemory:
+    """Mutable; `guards` and `build_times` are what outlasts the process."""
+
+    def __init__(self, rules: Rules, guard_rules: GuardRules, draw: Draw) -> None:
+        self.guards = GuardList()
+        self.build_times = BuildTimes()
+        self.view = RouteView(0, b"")
+        self.relays: Sequence[NodeRecord] = ()
+        """The trusted ones whose keys are keys."""
+        self._rules = rules
+        self._guard_rules = guard_rules
+        self._draw = draw
+        self._diagnosis = Diagnosis()
+        self._unusable: set[tuple[bytes, bytes]] = set()
+        self._day = 0
+        self._stale = True
+
+    def remember(self, guard_list: GuardList, build_times: BuildTimes) -> None:
+        """What an earlier process left."""
+        self.guards, self.build_times, self._stale = guard_list, build_times, True
+
+    def routes_read(self, routes: RouteSet) -> None:
+        """A route set that the light client verified."""
+        if routes.hash != self.view.hash:
+            self.relays = [r for r in routes.relays() if (r.id, r.onion_key) not in self._unusable]
+            self._stale = True
+        self.view = RouteView(routes.height, routes.hash)
+
+    def choose(self, used: SetUse, at: Moment) -> Hops | None:
+        """Hops for one path; None when there are not enough relays."""
+        if self._stale or at.day != self._day:
+            self.guards = guards.maintained(
+                self.guards,
+                self.relays,
+                self.view.height,
+                at.day,
+                at.now_s,
+                self._guard_rules,
+                self._draw,
+            )
+            self._day, self._stale = at.day, False
+        return choose_set_hops(
+            self.relays, self.view.height, self.guards, used, self._rules, self._draw, at.now_s
+        )
+
+    def pass_over(self, relays: Iterable[NodeRecord]) -> None:
+        """One of `relays` has a key that is none: those that have are chosen no more."""
+        bad = {(relay.id, relay.onion_key) for relay in relays if not _usable(relay.onion_key)}
+        self._unusable |= bad
+        self.relays = [item for item in self.relays if (item.id, item.onion_key) not in bad]
+        self._stale = True
+
+    def begun(self, hops: Hops, at: Moment) -> None:
+        self.guards = guards.first_used(self.guards, hops.ids[0], at.day, self._draw)
+
+    def opened(self, hops: Hops, duration_s: float, late: bool) -> None:
+        self.build_times = self.build_times.completed(duration_s, late)
+        if not late:
+            self.guards = guards.built(self.guards, hops.ids[0])
+
+    def failed(self, hops: Hops, origin: int | None, timed_out: bool, at: Moment) -> None:
+        if timed_out:
+            self.build_times = self.build_times.timed_out()
+            self._diagnosis = unanswered(self._diagnosis, hops.relays[0], at.now_s)
+        self.guards = guards.failed(self.guards, hops.ids, origin, at.now_s)
+        self._stale = True
+
+    def unreachable(self, hops: Hops, at: Moment) -> None:
+        self.guards = guards.unreachable(self.guards, hops.ids[0], at.now_s)
+        self._diagnosis = unanswered(self._diagnosis, hops.relays[0], at.now_s)
+        self._stale = True
+
+    def used(self, hops: Hops, answered: bool) -> None:
+        self.guards = guards.used(self.guards, hops.ids[0], answered)
+
+    def reported(
+        self, hops: Hops, report: Report, origin: int | None, period: int, at: Moment
+    ) -> None:
+        """A path is over, says the hop `origin`, or the first one in clear. A hop that reports in
+        this way speaks about the one that follows, the first one about itself."""
+        author = hops.relays[origin or 0]
+        about = hops.relays[accused(hops, origin)]
+        refusal = Refusal(at.now_s, author, about, report, period)
+        self._diagnosis = reported(self._diagnosis, refusal)
+
+    def cause(self, at: Moment) -> str:
+        """Why there are too few paths; empty when nothing was noticed."""
+        return cause(self._diagnosis, self.view, at.now_s)
+
+
+def accused(hops: Hops, origin: int | None) -> int:
+    """The place of the hop that a report is about."""
+    return 0 if origin is None else min(origin + 1, len(hops.relays) - 1)
+
+
+def _usable(onion_key: bytes) -> bool:
+    """Whether a key is of high order, as all are but a handful."""
+    try:
+        X25519PrivateKey.from_private_bytes(b"\x01" * 32).exchange(
+            X25519PublicKey.from_public_bytes(onion_key)
+        )
+    except ValueError:
+        return False
+    return True
