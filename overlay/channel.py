@@ -1,8 +1,8 @@
-"""A ZeroMQ socket driven by asyncio's loop: frames to a callback, sends that never wait.
+"""A ZeroMQ socket driven by asyncio's loop: messages to a callback, sends that never wait.
 
-`zmq.asyncio` makes a future of every frame; a relay only forwards, so it reads what is there in
+`zmq.asyncio` makes a future of every message; a relay only forwards, so it reads what is there in
 bursts and hands it on. ZeroMQ's file descriptor signals edges, and sending can swallow one, so
-every send looks for readable frames again.
+every send looks for readable messages again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,50 @@ from collections.abc import Callable
 import zmq
 
 BURST = 64
-"""Frames read before other work of the loop gets its turn."""
+"""Messages read before other work of the loop gets its turn."""
+
+
+class Turns:
+    """Calls `turn` whenever something may have happened at `socket`, until `close`.
+
+    `turn` does a burst of work and returns whether the socket has nothing more to read; if not, or
+    if it raised, it is called again soon.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], turn: Callable[[], bool]) -> None:
+        self._socket = socket
+        self._turn = turn
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = number_option(socket, zmq.FD)
+        self._scheduled = False
+        self._closed = False
+        self._loop.add_reader(self._descriptor, self._run)
+        self.soon()
+
+    def soon(self) -> None:
+        """Have a turn soon: the socket was used, which may have swallowed its signal."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def close(self) -> None:
+        """End the turns and close the socket; what it has not sent yet is lost."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._descriptor)
+            self._socket.close(linger=0)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        if self._closed:
+            return
+        drained = False
+        try:
+            drained = self._turn()
+        finally:
+            # Also when it raised: the descriptor will not signal what is left again.
+            if not drained and not self._closed:
+                self.soon()
 
 
 class Channel:
@@ -22,11 +65,7 @@ class Channel:
     def __init__(self, socket: zmq.Socket[bytes], received: Callable[[list[bytes]], None]) -> None:
         self.socket = socket
         self._received = received
-        self._loop = asyncio.get_running_loop()
-        self._descriptor = _number(socket, zmq.FD)
-        self._scheduled = False
-        self._loop.add_reader(self._descriptor, self._readable)
-        self._schedule()
+        self._turns = Turns(socket, self._read)
 
     def send(self, frames: list[bytes]) -> bool:
         """Queue one message; False when the peer is unknown or its queue is full."""
@@ -37,35 +76,26 @@ class Channel:
                 return False
             raise
         finally:
-            self._schedule()
+            self._turns.soon()
         return True
 
+    def drain(self) -> None:
+        """Read now what is there."""
+        while not self._read():
+            pass
+
     def close(self) -> None:
-        if not self.socket.closed:
-            self._loop.remove_reader(self._descriptor)
-            self.socket.close(linger=0)
+        self._turns.close()
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._readable)
-
-    def _readable(self) -> None:
-        self._scheduled = False
-        drained = False
-        try:
-            for _ in range(BURST):
-                if self.socket.closed or not _number(self.socket, zmq.EVENTS) & zmq.POLLIN:
-                    drained = True
-                    return
-                self._received(self.socket.recv_multipart(zmq.DONTWAIT))
-        finally:
-            # Also when the receiver raised: the descriptor will not signal what is left again.
-            if not drained:
-                self._schedule()
+    def _read(self) -> bool:
+        for _ in range(BURST):
+            if self.socket.closed or not number_option(self.socket, zmq.EVENTS) & zmq.POLLIN:
+                return True
+            self._received(self.socket.recv_multipart(zmq.DONTWAIT))
+        return False
 
 
-def _number(socket: zmq.Socket[bytes], option: int) -> int:
+def number_option(socket: zmq.Socket[bytes], option: int) -> int:
     value = socket.getsockopt(option)
     assert isinstance(value, int)
     return value

@@ -36,6 +36,7 @@ class Directory:
         self._refresh_s = refresh_s
         self._changed = changed
         self._by_id: dict[bytes, NodeRecord] = {}
+        self._by_transport_key: dict[bytes, NodeRecord] = {}
         self._task: asyncio.Task[None] | None = None
         self.current: RouteSet | None = None
 
@@ -47,6 +48,7 @@ class Directory:
             self.current = routes
             if changed:
                 self._by_id = {node.id: node for node in routes.nodes}
+                self._by_transport_key = {node.transport_key: node for node in routes.nodes}
                 if self._changed is not None:
                     self._changed(routes)
         return self.current
@@ -70,6 +72,13 @@ class Directory:
             return None
         endpoint = record.endpoints.get("overlay")
         return Address(endpoint, record.transport_key) if endpoint else None
+
+    def node_of_transport_key(self, key: bytes) -> bytes | None:
+        """The id of the admitted node whose CURVE key this is."""
+        record = self._by_transport_key.get(key)
+        if record is None or self.current is None or not record.admitted(self.current.height):
+            return None
+        return record.id
 
     async def _follow(self) -> None:
         failing = False

@@ -1,40 +1,54 @@
 """Links to peers over ZeroMQ with CURVE: one ROUTER for those who dial us, one DEALER for each
 node that we dial, whose transport key the ledger gives.
 
+link       event                                        next       effect
+─────────  ───────────────────────────────────────────  ─────────  ─────────────────────────────
+           `send` to a node that the ledger lists       dialled    frames wait until it is up
+dialled    connected                                    up         what waits is sent
+dialled    refused, no handshake in time                           peer gone
+           first frame of a connection that came to us  up         handed up
+up         frame                                        up         handed up, or counted
+up         nothing taken from us for `stall_s`                     hung up, peer gone
+up         sends what is no frame, without end                     hung up, peer gone
+up         broken, or closed by the other side                     peer gone, after what it sent
+any        `hang_up`                                               no report
+
 A broken connection is not mended here: it is reported once, and the next frame dials anew. What
-was under way on it is for the state machines to give up.
+was under way on it is for the state machines to give up. Who may connect how often is in
+`overlay.core.connections`, what waits to be sent in `overlay.outbox`.
+
+ZeroMQ bounds the size of a message's part, but not how many parts a message has, and it keeps them
+until the last one is there. So the bytes that a connection brought are compared with the frames
+that it made: each quarter of a second while there are at most 256 connections, else 256 in turn.
+Until then a message without end takes as much memory as comes in meanwhile. Linux alone counts
+those bytes for us; elsewhere such a message is not defended against.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
-import zmq.utils.monitor
 from nacl.bindings import crypto_scalarmult_base
 from zmq.utils import z85
 
-from overlay.channel import Channel
 from overlay.core.effects import Neighbour, Peer
-from overlay.core.wire import FRAME_BYTES
-from planetserve.errors import ConfigurationError
+from overlay.dialled import Dialled
+from overlay.door import Came, Door, InTurn
+from overlay.doorkeeper import NodeOfKey, no_node
+from overlay.link_sockets import FrameArrived, LinkLimits, LinkSocket, count, link_socket
+from overlay.outbox import Outbox, PathEvent
 from planetserve.keys import Identity
 
-HIGH_WATER_FRAMES = 2000
-"""A peer that lets 4 MB of cells pile up is treated as gone."""
-HANDSHAKE_TIMEOUT_MS = 3000
-HEARTBEAT_MS = 2000
-
-_GONE = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
+MAX_DIALLED = 2048
+SOCKETS_A_LINK = 3
+"""The DEALER, and both ends of its monitor."""
+TICK_S = 0.25
+LOOKED_AT_A_TICK = 256
+"""At how many connections' intake, of those that came and of those that were dialled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,116 +63,161 @@ Resolve = Callable[[bytes], Address | None]
 """The address of a node id, None when the ledger lists none."""
 
 
+def ignore(peer: Peer, link_id: bytes) -> None:
+    """For those who need not hear of it."""
+
+
 class Links:
-    """All connections of one process. `frame_arrived` and `peer_gone` are called on the loop."""
+    """All connections of one process. The callbacks are called on the loop: `frame_arrived` with
+    each frame, `peer_gone` once for a link that ends of itself, `shed` and `sent` with the peer and
+    id of a path whose waiting frames were dropped, or of a STREAM frame that was sent.
+
+    With `identity` we dial under its transport key, so that others see which node we are; without
+    one under a fresh key each time, so that nobody can link our connections by it. `node_of_key`
+    tells whose transport key a connection to us proved.
+    """
 
     def __init__(
         self,
         resolve: Resolve,
-        frame_arrived: Callable[[Peer, bytes], None],
+        frame_arrived: FrameArrived,
         peer_gone: Callable[[Peer], None],
+        shed: PathEvent = ignore,
+        sent: PathEvent | None = None,
+        *,
+        identity: Identity | None = None,
+        node_of_key: NodeOfKey = no_node,
+        limits: LinkLimits | None = None,
     ) -> None:
         self._resolve = resolve
         self._frame_arrived = frame_arrived
         self._peer_gone = peer_gone
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._router: Channel | None = None
-        self._dealers: dict[Peer, tuple[Channel, Channel]] = {}
+        self._identity = identity
+        self._node_of_key = node_of_key
+        self._limits = limits or LinkLimits()
+        self._outbox = Outbox(self._limits.queued_bytes, self._limits.stall_s, shed, sent)
+        self._context: zmq.Context[LinkSocket] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_A_LINK * (MAX_DIALLED + 2))
+        self._door: Door | None = None
+        self._dialled: dict[Peer, Dialled] = {}
+        self._dialled_in_turn = InTurn()
+        self._ticker: asyncio.TimerHandle | None = None
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much waits for neighbours."""
+        return self._outbox.queued_bytes
 
     def bind(self, host_port: str, identity: Identity) -> int:
         """Accept whoever speaks CURVE to our transport key; port 0 takes a free one. Returns the
         port. Raises `ConfigurationError`."""
-        socket = self._socket(zmq.ROUTER)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(identity.transport_secret))
-        try:
-            socket.bind(f"tcp://{host_port}")
-        except zmq.ZMQError as error:
-            socket.close()
-            raise ConfigurationError(f"cannot listen on {host_port}: {error}") from error
-        self._router = Channel(socket, self._from_router)
-        endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(endpoint, bytes)
-        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+        self._door = Door(
+            self._context,
+            host_port,
+            identity,
+            self._node_of_key,
+            self._limits.connections,
+            self._outbox,
+            self._frame_arrived,
+            self._gone,
+        )
+        self._tick_from_now_on()
+        return self._door.port
 
     def send(self, peer: Peer, frame: bytes) -> bool:
-        """Queue `frame` for `peer`, dialling it when needed; False when that cannot be."""
-        if not peer.dialled:
-            return self._router is not None and self._router.send([peer.name, frame])
-        channels = self._dealers.get(peer) or self._dial(peer)
-        return channels is not None and channels[0].send([frame])
+        """Send or queue `frame` for `peer`, dialling it when needed; False when it is not there
+        any more, or cannot be dialled."""
+        link = self._link(peer)
+        if link is None:
+            link = self._dial(peer) if peer.dialled else None
+            if link is None:
+                return False
+        self._outbox.send(link, frame)
+        link.turns.soon()
+        return True
 
     def purge(self, peer: Peer, link_id: bytes) -> None:
-        """Drop what waits for `peer` under `link_id`; frames wait in ZeroMQ, so nothing does."""
+        """Drop what waits for `peer` under `link_id`."""
+        self._outbox.purge(peer, link_id)
 
     def neighbour(self, peer: Peer) -> Neighbour:
-        """Connections are not told apart by who is behind them."""
-        return Neighbour(False, peer.name, is_local=True)
+        """Who `peer` has proven to be, while it is there."""
+        link = self._link(peer)
+        return link.neighbour if link is not None else Neighbour(peer.dialled, peer.name)
 
     def hang_up(self, peer: Peer) -> None:
-        """Close the connection to a dialled peer, if there is one, without a report."""
-        channels = self._dealers.pop(peer, None)
-        if channels is not None:
-            dealer, monitor = channels
-            dealer.socket.disable_monitor()
-            monitor.close()
-            dealer.close()
+        """Close the connection to `peer`, if there is one, without a report."""
+        self._outbox.drop(peer)
+        if peer.dialled:
+            link = self._dialled.pop(peer, None)
+            if link is not None:
+                link.close()
+        elif self._door is not None:
+            self._door.hang_up(peer.name)
 
     def close(self) -> None:
-        for peer in list(self._dealers):
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._outbox.close()
+        for peer in list(self._dialled):
             self.hang_up(peer)
-        if self._router is not None:
-            self._router.close()
+        if self._door is not None:
+            self._door.close()
         self._context.term()
 
-    def _dial(self, peer: Peer) -> tuple[Channel, Channel] | None:
+    def _link(self, peer: Peer) -> Dialled | Came | None:
+        if peer.dialled:
+            return self._dialled.get(peer)
+        return self._door.links.get(peer.name) if self._door is not None else None
+
+    def _gone(self, peer: Peer) -> None:
+        self.hang_up(peer)
+        self._peer_gone(peer)
+
+    def _dial(self, peer: Peer) -> Dialled | None:
         address = self._resolve(peer.name)
-        if address is None:
+        if address is None or len(self._dialled) >= MAX_DIALLED:
             return None
-        socket = self._socket(zmq.DEALER)
-        # A fresh key each time: links of one process must not be linkable by it.
-        secret = os.urandom(32)
+        try:
+            socket = link_socket(self._context, zmq.DEALER)
+            link = Dialled(peer, socket, self._outbox, self._frame_arrived, self._lost)
+        except zmq.ZMQError:  # the process has no descriptor left
+            count("dial_failed")
+            return None
+        secret = os.urandom(32) if self._identity is None else self._identity.transport_secret
         socket.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(secret))
         socket.setsockopt(zmq.CURVE_PUBLICKEY, z85.encode(crypto_scalarmult_base(secret)))
         socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(address.transport_key))
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        events = socket.get_monitor_socket(_GONE)
-        dealer = Channel(socket, lambda frames: self._from_dealer(peer, frames))
-        monitor = Channel(events, lambda frames: self._broken(peer, dealer))
-        self._dealers[peer] = (dealer, monitor)
         try:
             socket.connect(address.endpoint)
         except zmq.ZMQError:  # the node announced an address that is none
-            self.hang_up(peer)
+            count("dial_failed")
+            link.close()
             return None
-        return dealer, monitor
+        self._dialled[peer] = link
+        self._tick_from_now_on()
+        return link
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, HIGH_WATER_FRAMES),
-            (zmq.RCVHWM, HIGH_WATER_FRAMES),
-            (zmq.MAXMSGSIZE, 2 * FRAME_BYTES),
-            (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
-            (zmq.TCP_KEEPALIVE, 1),
-        ):
-            socket.setsockopt(option, value)
-        return socket
+    def _lost(self, link: Dialled) -> None:
+        if self._dialled.get(link.peer) is link:
+            count("dialled_lost")
+            self._gone(link.peer)
 
-    def _from_router(self, frames: list[bytes]) -> None:
-        # More parts than one are no cell; an empty frame is counted as malformed by the receiver.
-        frame = frames[1] if len(frames) == 2 else b""
-        self._frame_arrived(Peer(False, frames[0]), frame)
+    def _tick_from_now_on(self) -> None:
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
-    def _from_dealer(self, peer: Peer, frames: list[bytes]) -> None:
-        self._frame_arrived(peer, frames[0] if len(frames) == 1 else b"")
-
-    def _broken(self, peer: Peer, dealer: Channel) -> None:
-        current = self._dealers.get(peer)
-        if current is not None and current[0] is dealer:
-            self.hang_up(peer)
-            self._peer_gone(peer)
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ticker = loop.call_later(TICK_S, self._tick)
+        now_s = loop.time()
+        for peer in self._outbox.tick(now_s):
+            count("stalled")
+            self._gone(peer)
+        for link in self._dialled_in_turn.next(list(self._dialled.values()), LOOKED_AT_A_TICK):
+            if link.holds_too_much(self._limits.connections.unread_bytes, now_s):
+                count("endless_message")
+                self._gone(link.peer)
+        if self._door is not None:
+            self._door.look_at_intake(LOOKED_AT_A_TICK, now_s)

@@ -45,6 +45,10 @@ class RelayNode:
             directory.resolve,
             self._frame_arrived,
             self._peer_gone,
+            lambda peer, link_id: self._carry_out(self._core.shed(peer, link_id)),
+            lambda peer, link_id: self._carry_out(self._core.sent(peer, link_id)),
+            identity=identity,
+            node_of_key=directory.node_of_transport_key,
         )
         self._replay = ReplayLog(replay_folder, period_of(time.time()))
         self._core = Relay(

@@ -118,7 +118,9 @@ class OverlayServer:
         self._bind = bind
         self._handler = handler
         # A model node only answers on connections that relays opened, so it dials nobody.
-        self._links = Links(lambda node: None, self._frame_arrived, lambda peer: None)
+        self._links = Links(
+            lambda node: None, self._frame_arrived, self._peer_gone, self._stream_shed
+        )
         period = period_of(time.time())
         self._replay = ReplayLog(replay_folder, period, cold_periods=-1)
         self._inbox = Inbox(
@@ -156,6 +158,12 @@ class OverlayServer:
 
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
         self._carry_out(self._inbox.frame_arrived(peer, frame, self._now_s()))
+
+    def _peer_gone(self, peer: Peer) -> None:
+        self._carry_out(self._inbox.peer_gone(peer, self._now_s()))
+
+    def _stream_shed(self, peer: Peer, link_id: bytes) -> None:
+        self._carry_out(self._inbox.stream_shed(peer, link_id, self._now_s()))
 
     def _carry_out(self, effects: Iterable[InboxEffect]) -> None:
         """A send that fails is a link lost, which has effects in turn."""

@@ -12,7 +12,7 @@ import zmq
 from zmq.utils import z85
 
 from overlay.core.wire import CELL, FRAME_BYTES, ID_BYTES, KINDS, SETUP
-from overlay.relay_node import EVENTS
+from overlay.link_sockets import EVENTS
 from overlay.server import IncomingRequest
 from planetserve.records import NodeRecord
 from tests.overlay.conftest import MakeOverlay, Overlay
@@ -62,11 +62,12 @@ async def still_answers(overlay: Overlay) -> None:
 async def test_garbage_cells(make_overlay: MakeOverlay) -> None:
     overlay = await make_overlay(echo, 9)
     nodes = [*overlay.routes.relays(), overlay.target]
-    before = EVENTS.labels("frame_malformed")._value.get()
+    before = {event: EVENTS.labels(event)._value.get() for event in ("wrong_size", "parts")}
     for node in nodes:
         await send_garbage(node, GARBAGE)
     await still_answers(overlay)
-    assert EVENTS.labels("frame_malformed")._value.get() > before
+    counted = {event: EVENTS.labels(event)._value.get() - before[event] for event in before}
+    assert counted == {"wrong_size": 4 * len(nodes), "parts": 2 * len(nodes)}
 
 
 async def test_a_flood_of_set_ups_does_not_stop_a_relay(make_overlay: MakeOverlay) -> None:

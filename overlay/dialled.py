@@ -1,0 +1,107 @@
+"""A link to a node that we dial: one DEALER, one connection, never mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import zmq
+
+from overlay.channel import BURST, Turns, number_option
+from overlay.core.connections import Intake
+from overlay.core.effects import Neighbour, Peer
+from overlay.core.wire import FRAME_BYTES
+from overlay.link_sockets import NOW, FrameArrived, LinkSocket, count
+from overlay.outbox import Outbox
+from overlay.watch import CONNECTION_LOST, Ends, Monitor, ends_of
+
+LAST_BURSTS = 4
+"""How many bursts are read of a connection that has ended; more than ZeroMQ holds in frames."""
+
+
+class Dialled:
+    """Owns `socket`, which is to be connected once; `lost` is called when that is over."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        socket: LinkSocket,
+        outbox: Outbox,
+        frame_arrived: FrameArrived,
+        lost: Callable[[Dialled], None],
+    ) -> None:
+        self.peer = peer
+        self.neighbour = Neighbour(True, peer.name)
+        self._socket = socket
+        self._outbox = outbox
+        self._frame_arrived = frame_arrived
+        self._lost = lost
+        self._intake = Intake()
+        self._skipping = False
+        self._closed = False
+        self._ends: Ends | None = None
+        self._monitor = Monitor(socket, zmq.EVENT_CONNECTED | CONNECTION_LOST, self._happened)
+        self.turns = Turns(socket, self._turn)
+
+    def offer(self, frame: bytes) -> bool:
+        try:
+            self._socket.send(frame, NOW)
+        except zmq.Again:
+            return False
+        return True
+
+    def room(self) -> bool:
+        return bool(number_option(self._socket, zmq.EVENTS) & zmq.POLLOUT)
+
+    def put(self, frame: bytes) -> None:
+        self._socket.send(frame, NOW)
+
+    def holds_too_much(self, limit_bytes: int, now_s: float) -> bool:
+        """Whether ZeroMQ holds more than `limit_bytes` of what the other side sent."""
+        taken_bytes = self._ends.taken_bytes() if self._ends is not None else None
+        return taken_bytes is not None and self._intake.holds(taken_bytes, now_s) > limit_bytes
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._monitor.close()
+            self.turns.close()
+
+    def _happened(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_CONNECTED:
+            self._ends = ends_of(value)
+        elif not self._closed:
+            for _ in range(LAST_BURSTS):
+                if self._read():
+                    break
+            self._lost(self)
+
+    def _turn(self) -> bool:
+        all_read = self._read()
+        if self._closed:
+            return True
+        more_to_send = self._outbox.drain(self.peer)
+        if more_to_send or not all_read:
+            return False
+        # Sending may have swallowed the signal that there is something to read.
+        return not number_option(self._socket, zmq.EVENTS) & zmq.POLLIN
+
+    def _read(self) -> bool:
+        """A burst of frames; returns whether there are no more."""
+        recv, intake = self._socket.recv, self._intake
+        for _ in range(BURST):
+            if self._closed:
+                return True
+            try:
+                part = recv(NOW, copy=False)
+            except zmq.Again:
+                return True
+            intake.frames += 1
+            if self._skipping or part.more:
+                if not self._skipping:
+                    count("parts")
+                self._skipping = part.more
+            elif len(part) != FRAME_BYTES:
+                count("wrong_size")
+            else:
+                self._frame_arrived(self.peer, part.bytes)
+        return False

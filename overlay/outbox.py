@@ -1,0 +1,204 @@
+"""Frames on their way out: straight to the socket while it takes them, else they wait in turn.
+
+link      event                                     next      effect
+────────  ────────────────────────────────────────  ────────  ──────────────────────────────────
+flowing   frame, the socket takes it                flowing   sent
+flowing   frame, the socket is full                 waiting   queued
+waiting   frame                                     waiting   queued; a path that overflows is shed
+waiting   the socket takes what waits               flowing   sent, paths in turn
+waiting   no progress for a second                  stuck     tried at each tick only
+stuck     the socket takes a frame                  waiting   sent
+stuck     no progress for `stall_s`                 ended     to be hung up
+
+Sockets hold few frames themselves, so that what waits is ours: to take turns, to drop, to count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from overlay.core.effects import Peer
+from overlay.core.fair_queue import FairQueue, QueueBudget
+from overlay.core.wire import CLOSE, ID_BYTES, STREAM
+
+TRIED_A_TURN = 16
+"""How many waiting links of a shared socket one turn tries, however many wait."""
+FRAMES_A_TURN = 64
+STUCK_AFTER_S = 1.0
+AGAIN_AFTER_S = 0.005
+
+PathEvent = Callable[[Peer, bytes], None]
+"""Called with a link's peer and a path's id on that link."""
+
+
+class Sink(Protocol):
+    """One neighbour's end of a socket."""
+
+    peer: Peer
+
+    def offer(self, frame: bytes) -> bool:
+        """Send it now, or say that it is not taken."""
+
+    def room(self) -> bool:
+        """Whether it takes a frame now; if so, `put` must follow at once."""
+
+    def put(self, frame: bytes) -> None: ...
+
+
+@dataclass(slots=True)
+class _Waiting:
+    sink: Sink
+    queue: FairQueue
+    progress_s: float
+
+
+class Outbox:
+    """Queues of at most `max_bytes` together. `shed` is called for a path whose frames were
+    dropped, `sent` for each frame of kind STREAM that went to its socket; both from the loop, not
+    from within a call."""
+
+    def __init__(
+        self, max_bytes: int, stall_s: float, shed: PathEvent, sent: PathEvent | None
+    ) -> None:
+        self._budget = QueueBudget(max_bytes)
+        self._stall_s = stall_s
+        self._shed = shed
+        self._sent = sent
+        self._waiting: dict[Peer, _Waiting] = {}
+        self._in_turn: OrderedDict[Peer, None] = OrderedDict()
+        self._shedding: dict[tuple[Peer, bytes], None] = {}
+        self._to_tell: list[tuple[Peer, bytes]] = []
+        self._telling: asyncio.Handle | None = None
+        self._again: asyncio.Handle | None = None
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much waits."""
+        return self._budget.bytes
+
+    def send(self, sink: Sink, frame: bytes) -> None:
+        """Send `frame`, or queue it behind what waits for the same neighbour."""
+        peer = sink.peer
+        waiting = self._waiting.get(peer)
+        if waiting is None:
+            if sink.offer(frame):
+                if self._sent is not None and frame[ID_BYTES] == STREAM:
+                    self._note_sent(peer, frame)
+                return
+            now_s = asyncio.get_running_loop().time()
+            waiting = self._waiting[peer] = _Waiting(sink, self._budget.queue(peer), now_s)
+            if not peer.dialled:
+                self._in_turn[peer] = None
+                self._try_again_later()
+        self._queue(waiting, frame)
+
+    def drain(self, peer: Peer) -> bool:
+        """The socket of `peer` alone may take frames again. Returns whether to go on soon."""
+        waiting = self._waiting.get(peer)
+        return waiting is not None and self._drain(waiting)
+
+    def drain_some(self) -> bool:
+        """The socket that those who dialled us share may take frames again, of whoever of them.
+        Returns whether to go on soon."""
+        progress = False
+        for peer in list(islice(self._in_turn, TRIED_A_TURN)):
+            self._in_turn.move_to_end(peer)
+            progress |= self._drain(self._waiting[peer])
+        return progress
+
+    def purge(self, peer: Peer, link_id: bytes) -> None:
+        """Drop what waits under `link_id`."""
+        waiting = self._waiting.get(peer)
+        if waiting is not None:
+            waiting.queue.purge(link_id)
+
+    def drop(self, peer: Peer) -> None:
+        """The link is gone, or nothing waits for it any more."""
+        if self._waiting.pop(peer, None) is not None:
+            self._in_turn.pop(peer, None)
+            self._budget.drop(peer)
+
+    def tick(self, now_s: float) -> list[Peer]:
+        """Try the stuck; returns the peers to hang up."""
+        to_hang_up = []
+        for peer, waiting in list(self._waiting.items()):
+            silent_s = now_s - waiting.progress_s
+            if silent_s > min(STUCK_AFTER_S, self._stall_s):
+                self._in_turn.pop(peer, None)
+                if not self._drain(waiting) and silent_s > self._stall_s:
+                    to_hang_up.append(peer)
+        return [peer for peer in to_hang_up if peer in self._waiting]
+
+    def close(self) -> None:
+        for handle in (self._telling, self._again):
+            if handle is not None:
+                handle.cancel()
+
+    def _try_again_later(self) -> None:
+        """The shared socket says that it takes frames, not for whom, and its signal may be heard
+        while another is being served."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._drain_again)
+
+    def _drain_again(self) -> None:
+        self._again = None
+        self.drain_some()
+        if self._in_turn:
+            self._try_again_later()
+
+    def _queue(self, waiting: _Waiting, frame: bytes) -> None:
+        peer, link_id = waiting.sink.peer, frame[:ID_BYTES]
+        if (peer, link_id) in self._shedding and frame[ID_BYTES] != CLOSE:
+            return  # its path ends as soon as it hears so
+        if not waiting.queue.put(frame):
+            self._note_shed(peer, link_id)
+        for victim, victim_id in self._budget.over():
+            self._note_shed(victim, victim_id)
+
+    def _drain(self, waiting: _Waiting) -> bool:
+        """Returns whether frames were taken and more wait."""
+        peer, sink = waiting.sink.peer, waiting.sink
+        taken = 0
+        while len(waiting.queue) and taken < FRAMES_A_TURN and sink.room():
+            frame = waiting.queue.take()
+            assert frame is not None
+            sink.put(frame)
+            taken += 1
+            if self._sent is not None and frame[ID_BYTES] == STREAM:
+                self._note_sent(peer, frame)
+        if not len(waiting.queue):
+            self.drop(peer)
+            return False
+        if taken:
+            waiting.progress_s = asyncio.get_running_loop().time()
+            if not peer.dialled:
+                self._in_turn[peer] = None
+                self._try_again_later()
+        return taken > 0
+
+    def _note_sent(self, peer: Peer, frame: bytes) -> None:
+        self._to_tell.append((peer, frame[:ID_BYTES]))
+        self._tell_soon()
+
+    def _note_shed(self, peer: Peer, link_id: bytes) -> None:
+        self._shedding[peer, link_id] = None
+        self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        shedding, self._shedding = self._shedding, {}
+        sent, self._to_tell = self._to_tell, []
+        for peer, link_id in shedding:
+            self._shed(peer, link_id)
+        if self._sent is not None:
+            for peer, link_id in sent:
+                self._sent(peer, link_id)
