@@ -20,7 +20,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from overlay.core.diversity import NOBODY, Conflicts, conflicts, kin_of, seasoned, traits_of
+from overlay.core.diversity import (
+    NOBODY,
+    Conflicts,
+    conflicts,
+    kin_of,
+    least_in_conflict,
+    seasoned,
+    traits_of,
+)
 from overlay.core.draw import Draw
 from overlay.core.guards import GuardList
 from planetserve.records import NodeRecord
@@ -90,7 +98,6 @@ def choose_set_hops(
     kept = [by_id[node] for node in line[: rules.n] if node != guard]
     rest = kin_of((*kept, *used.others))
     target = kin_of((used.target,)) if used.target is not None else NOBODY
-    traits = {relay.id: traits_of(relay) for relay in free}
     chosen = [by_id[guard]]
     relaxed = conflicts(
         traits_of(chosen[0]), rest=rest, target=target if rules.hops == 1 else NOBODY
@@ -99,10 +106,7 @@ def choose_set_hops(
     for position in range(rules.hops - 1, 0, -1):
         path = kin_of(chosen)
         aim = target if position == rules.hops - 1 else NOBODY
-        ranks = [conflicts(traits[relay.id], path, rest, aim) for relay in free]
-        best = min(ranks)
-        fit = [relay for relay, rank in zip(free, ranks, strict=True) if rank == best]
-        relay = fit[draw(len(fit))]
+        relay, best = least_in_conflict(free, path, rest, aim, draw)
         free.remove(relay)
         chosen.append(relay)
         relaxed = relaxed.plus(best)

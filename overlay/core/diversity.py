@@ -14,10 +14,12 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from overlay.core.draw import Draw
 from planetserve.records import NodeRecord
 
 IPV4_PREFIX_BITS = 16
 IPV6_PREFIX_BITS = 32
+TRIES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,24 @@ def conflicts(
     """What `node` shares with the relays of its own path, with those of the `rest` of its set,
     and with the model node that it would be the last relay before."""
     return Conflicts(*shared(node, target), *shared(node, path), *shared(node, rest))
+
+
+def least_in_conflict(
+    relays: Sequence[NodeRecord], path: Kin, rest: Kin, target: Kin, draw: Draw
+) -> tuple[NodeRecord, Conflicts]:
+    """One of the `relays` with the fewest conflicts, uniformly, and its conflicts.
+
+    Most relays of a large network have none; then a few draws find one, with the same chances as a
+    look at all of them gives.
+    """
+    for _ in range(TRIES):
+        relay = relays[draw(len(relays))]
+        if not any(conflicts(traits_of(relay), path, rest, target)):
+            return relay, Conflicts()
+    ranks = [conflicts(traits_of(relay), path, rest, target) for relay in relays]
+    best = min(ranks)
+    fit = [relay for relay, rank in zip(relays, ranks, strict=True) if rank == best]
+    return fit[draw(len(fit))], best
 
 
 def seasoned(

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from overlay.core.diversity import Kin, conflicts, kin_of, seasoned, traits_of
+from overlay.core.diversity import NOBODY, Kin, kin_of, least_in_conflict, seasoned
 from overlay.core.draw import Draw
 from planetserve.records import NodeRecord
 
@@ -250,7 +250,4 @@ def _bias(guard: Guard, listed: Sequence[Guard]) -> float | None:
 
 
 def _sample(candidates: Sequence[NodeRecord], taken: Kin, draw: Draw) -> NodeRecord:
-    ranks = [conflicts(traits_of(relay), rest=taken) for relay in candidates]
-    best = min(ranks)
-    free = [relay for relay, rank in zip(candidates, ranks, strict=True) if rank == best]
-    return free[draw(len(free))]
+    return least_in_conflict(candidates, NOBODY, taken, NOBODY, draw)[0]
