@@ -79,6 +79,7 @@ class ModelNode:
         self._directory: Directory | None = None
         self._dispatcher: Dispatcher | None = None
         self._group: Group | None = None
+        self._overlay: OverlayServer | None = None
 
     async def run(self, load_engine: EngineLoader, stop: asyncio.Event) -> None:
         """Load, join and serve until `stop` is set; then finish what runs, for `DRAIN_S` at most.
@@ -115,11 +116,11 @@ class ModelNode:
         self._directory = Directory(ledger, ROUTES_INTERVAL_S, group.routes_changed)
         self._directory.follow()
         stack.push_async_callback(self._directory.close)
-        overlay = OverlayServer(
+        self._overlay = OverlayServer(
             self._identity, settings.overlay, self.handle, settings.replay_folder
         )
-        await overlay.start()
-        stack.push_async_callback(overlay.close)
+        await self._overlay.start()
+        stack.push_async_callback(self._overlay.close)
         http = HttpServer(create_application(self._dispatcher, self.health), settings.http)
         await http.start()
         stack.push_async_callback(http.close)
@@ -190,9 +191,11 @@ class ModelNode:
         """Take nothing new and let what runs finish, here and for peers."""
         assert self._dispatcher is not None
         assert self._group is not None
+        assert self._overlay is not None
         self._dispatcher.server.accepting = False
         deadline_s = asyncio.get_running_loop().time() + DRAIN_S
-        while self._dispatcher.running or self._group.load().running:
+        # Beyond the last token, answers wait for the beat on which their last bytes leave.
+        while self._dispatcher.running or self._overlay.running or self._group.load().running:
             if asyncio.get_running_loop().time() > deadline_s:
                 log.warning("requests_cut_short", count=self._dispatcher.running)
                 return
