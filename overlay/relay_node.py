@@ -6,7 +6,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge
@@ -18,12 +19,15 @@ from overlay.directory import Directory
 from overlay.links import Links
 from overlay.replay_log import ReplayLog
 from planetserve.keys import Identity
+from planetserve.logs import get_logger
 
 TICK_S = 1.0
 
 EVENTS = Counter("planetserve_relay_events", "What a relay did or refused, by kind", ["event"])
 CELLS = Counter("planetserve_relay_cells", "Cells that a relay passed on")
 PATHS = Gauge("planetserve_relay_paths", "Paths that are open at this relay")
+
+log = get_logger()
 
 
 class RelayNode:
@@ -60,6 +64,7 @@ class RelayNode:
             limits,
         )
         self._cells_counted = 0
+        self._disk_failed = False
         self._ticker: asyncio.Task[None] | None = None
 
     @property
@@ -80,7 +85,7 @@ class RelayNode:
             self._carry_out(self._core.shut_down())
             await asyncio.sleep(0)  # lets the last cells reach the sockets' threads
         self._links.close()
-        self._replay.close()
+        self._kept(self._replay.close)
 
     # What the core asks about the world (`overlay.core.relay.Surroundings`).
 
@@ -114,13 +119,27 @@ class RelayNode:
                 case Purge():
                     self._links.purge(effect.peer, effect.link_id)
                 case Remember():
-                    self._replay.remember(effect)
+                    if not self._kept(partial(self._replay.remember, effect)):
+                        pending = deque(self._core.not_remembered())
+
+    def _kept(self, work: Callable[[], None]) -> bool:
+        """A disk that takes no more costs new paths, not those that are there."""
+        try:
+            work()
+        except OSError as error:
+            EVENTS.labels("replay_log_failed").inc()
+            if not self._disk_failed:
+                log.error("replay_log_failed", reason=error.strerror)
+            self._disk_failed = True
+            return False
+        self._disk_failed = False
+        return True
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._carry_out(self._core.tick(time.time()))
-            self._replay.forget_old()
+            self._kept(self._replay.forget_old)
             CELLS.inc(self._core.cells - self._cells_counted)
             self._cells_counted = self._core.cells
             PATHS.set(self._core.paths)

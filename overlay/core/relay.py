@@ -131,6 +131,8 @@ class Relay:
         self._rates: Buckets[Neighbour] = Buckets()
         self._puzzle = PuzzleGate(self.limits.setups_per_s, entropy(SEED_BYTES))
         self._scanned_s = 0.0
+        self._begun: RelayPath | None = None
+        """What the last set-up came to."""
 
     @property
     def paths(self) -> int:
@@ -225,8 +227,15 @@ class Relay:
             effects += self._close(path, Report(Reason.SHUTTING_DOWN))
         return effects
 
+    def not_remembered(self) -> list[Effect]:
+        """The set-up that was taken last could not be written down: its path is over before any
+        cell used its keys. What else the set-up asked for must not be carried out."""
+        begun, self._begun = self._begun, None
+        return self._close(begun, None, told=True) if begun in self._paths else []
+
     def _set_up(self, peer: Peer, frame: bytes, now_s: float) -> list[Effect]:
         link_id, body = frame[:ID_BYTES], frame[HEADER_BYTES:]
+        self._begun = None
         if peer.dialled:
             return [Count("setup_from_dialled")]
         refused, neighbour = self._refused(peer, body, now_s)
@@ -297,6 +306,7 @@ class Relay:
             self._enter(following, backward_id(path.out_id), Entry(path, Role.BACK))
         self._enter(peer, link_id, Entry(path, Role.OUT))
         self._paths[path] = None
+        self._begun = path
         self._shares.add(neighbour, path)
         return [Count("path_built"), begun]
 
