@@ -91,6 +91,17 @@ class Broken:
 PathEvent: TypeAlias = Opened | Chunk | StreamOver | Pong | Broken
 Step: TypeAlias = tuple[list[Send], list[PathEvent]]
 
+TRANSITIONS = frozenset(
+    {
+        (BUILDING, Opened, OPEN),
+        (BUILDING, Broken, CLOSED),
+        (OPEN, Broken, CLOSED),
+        (BUILDING, None, CLOSED),
+        (OPEN, None, CLOSED),
+    }
+)
+"""Every change of a path's phase, with the event that tells of it; None where the owner closed."""
+
 
 @dataclass(slots=True, eq=False)
 class ClientPath:

@@ -2,8 +2,8 @@
 
 stream  event                              next    effects
 ──────  ─────────────────────────────────  ──────  ───────────────────────────────────────────
-(none)  OPEN, the next number              OPEN    STREAM to the target
-(none)  OPEN, target not in the ledger,    ENDED   END to the owner
+NEW     OPEN, the next number              OPEN    STREAM to the target
+NEW     OPEN, target not in the ledger,    ENDED   END to the owner
         or too many streams
 OPEN    DATA                               OPEN    STREAM to the target
 OPEN    END                                ENDED   STREAM_END to the target
@@ -32,6 +32,21 @@ from overlay.core.quotas import PINGS, TokenBucket
 from overlay.core.reasons import Reason, Report
 from overlay.core.wire import ID_BYTES, STREAM_END, CellError, encode_frame, stream_frame
 from planetserve.keys import NODE_ID_BYTES
+
+NEW = "NEW"
+OPEN = "OPEN"
+ENDED = "ENDED"
+
+TRANSITIONS = frozenset(
+    {
+        (NEW, payloads.OPEN, OPEN),
+        (NEW, payloads.OPEN, ENDED),
+        (OPEN, payloads.END, ENDED),
+        (OPEN, None, ENDED),
+    }
+)
+"""Every change of a stream's state, with the owner's command that may bring it about; None for
+what the model node or its queue does."""
 
 FORWARD_WINDOW = 128
 BACKWARD_WINDOW = 256
@@ -77,6 +92,12 @@ class Exit:
     _meter: CreditMeter = field(default_factory=lambda: CreditMeter(FORWARD_WINDOW, CREDIT_STEP))
     _waiting: deque[Payload] | None = None
     _pings: TokenBucket | None = None
+
+    def state(self, number: int) -> str:
+        """Of the stream with this number."""
+        if number > self._last:
+            return NEW
+        return OPEN if number in self.streams else ENDED
 
     def from_owner(self, payload: Payload, known: bool, entropy: Entropy, now_s: float) -> Outcome:
         """`known` says whether the ledger lists the target of an OPEN. Raises `CellError` when

@@ -3,17 +3,19 @@
 
 state   event                                next    effects
 ──────  ───────────────────────────────────  ──────  ────────────────────────────────────────────
+NEW     SETUP that names a next hop          MIDDLE  SETUP to following
+NEW     SETUP that names none                LAST    ESTABLISHED to the owner
 MIDDLE  CELL from previous, opens            MIDDLE  CELL to following, a layer less
 MIDDLE  CELL from following                  MIDDLE  CELL to previous, a layer more
 LAST    CELL from previous, opens            LAST    what its payload asks for
-any     CELL from previous, does not open    (gone)  ERROR to the owner, CLOSE to following
-any     CLOSE from previous, previous gone   (gone)  CLOSE to following
-MIDDLE  CLOSE from following, it is gone     (gone)  ERROR to the owner
-any     too old, idle, another's turn, the   (gone)  ERROR to the owner, CLOSE to following
+any     CELL from previous, does not open    GONE    ERROR to the owner, CLOSE to following
+any     CLOSE from previous, previous gone   GONE    CLOSE to following
+MIDDLE  CLOSE from following, it is gone     GONE    ERROR to the owner
+any     too old, idle, another's turn, the   GONE    ERROR to the owner, CLOSE to following
         relay ends, its queue to following
         overflows
-any     its queue to previous overflows      (gone)  CLOSE to previous and to following
-LAST    any of these                         (gone)  besides, STREAM_END to its model nodes
+any     its queue to previous overflows      GONE    CLOSE to previous and to following
+LAST    any of these                         GONE    besides, STREAM_END to its model nodes
 
 Outwards a path is closed by CLOSE, hop by hop. Inwards the relay that ends it says so in a cell
 of its own, under its own key, and the owner closes what is left; so the owner knows who spoke. A
@@ -34,7 +36,31 @@ from overlay.core.payload import ERROR, Payload, encode_payload
 from overlay.core.reasons import Reason, Report
 from overlay.core.relay_exit import Exit
 from overlay.core.setup import HopKeys
-from overlay.core.wire import CELL, CLOSE, HEADER_BYTES, ID_BYTES, SETUP, backward_id, encode_frame
+from overlay.core.wire import (
+    CELL,
+    CLOSE,
+    HEADER_BYTES,
+    ID_BYTES,
+    KINDS,
+    SETUP,
+    backward_id,
+    encode_frame,
+)
+
+NEW = "NEW"
+MIDDLE = "MIDDLE"
+LAST = "LAST"
+GONE = "GONE"
+
+TRANSITIONS = frozenset(
+    {
+        (NEW, SETUP, MIDDLE),
+        (NEW, SETUP, LAST),
+        *((state, kind, GONE) for state in (MIDDLE, LAST) for kind in (*KINDS, None)),
+    }
+)
+"""Every change of a path's state, with the kind of frame that may bring it about; None for all
+else that happens. A path never changes its place."""
 
 _CELL = bytes((CELL,))
 
@@ -67,6 +93,10 @@ class RelayPath:
 
     def __post_init__(self) -> None:
         self._inwards = backward_id(self.in_id) + _CELL
+
+    @property
+    def state(self) -> str:
+        return MIDDLE if self.exit is None else LAST
 
     def follow(self, following: Peer, out_id: bytes, body: bytes) -> Send:
         """Go on to `following` under `out_id` with the `body` of its set-up."""

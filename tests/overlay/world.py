@@ -103,6 +103,7 @@ class World:
     now_s: float = START_S
     wire: Callable[[Carried], list[Carried]] = lambda carried: [carried]
     """What becomes of a frame on its way: nothing, itself, another, several."""
+    relay: type[Relay] = Relay
     draws: InitVar[Entropy | None] = None
     """In place of what `seed` gives."""
 
@@ -121,7 +122,7 @@ class World:
     def add(self, node: bytes) -> Member:
         member = Member(self, node, OnionSecrets.from_bytes(self.entropy(32)))
         replay = ReplayFilter(self.entropy(SECRET_BYTES), period_of(self.now_s), FILTER_BITS)
-        member.core = Relay(node, member.secrets, member, replay, self.entropy, self.limits)
+        member.core = self.relay(node, member.secrets, member, replay, self.entropy, self.limits)
         self.members[node] = member
         self.known.add(node)
         return member
