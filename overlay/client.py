@@ -1,44 +1,33 @@
-"""The asking side of the overlay: keeps disjoint paths alive and sends requests over them."""
+"""The asking side of the overlay: links, clock and threads around `overlay.core.asking`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
+import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pyhpke.exceptions import PyHPKEError
 
-from overlay.core import client_path
-from overlay.core.client_path import (
-    BUILDING,
-    OPEN,
-    Broken,
-    Chunk,
-    ClientPath,
-    PathEvent,
-    StreamOver,
-)
-from overlay.core.effects import Peer, Send
-from overlay.core.exchange import (
-    ENDED,
-    Done,
-    EndStream,
-    Exchange,
-    ExchangeEffect,
-    ExchangeLimits,
-    Failed,
-    OpenStream,
-    Polluted,
-    Silent,
-)
-from overlay.core.request import MAX_PAYLOAD_BYTES, prepare
-from overlay.core.selection import choose_hops
-from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, period_of
-from overlay.core.wire import CellError, decode_frame
+from overlay.core.asking import Asking, AskingEffect, Lost, Progress, Whole
+from overlay.core.choice import Hops, Rules
+from overlay.core.cover import CoverSettings, Dummy
+from overlay.core.effects import Peer, Purge, Send
+from overlay.core.exchange import ExchangeLimits
+from overlay.core.guards import GuardRules
+from overlay.core.path_driver import PathDriver
+from overlay.core.path_driver_effects import Moment, Solve
+from overlay.core.path_pool import PathPool
+from overlay.core.puzzle import solve_puzzle
+from overlay.core.relay_memory import RelayMemory
+from overlay.core.request import DUMMY, MAX_PAYLOAD_BYTES, QUESTION, prepare
+from overlay.core.setup import PUZZLE_NONCE_BYTES, period_of
+from overlay.covering import CoverTraffic
 from overlay.directory import Directory
+from overlay.guard_file import GuardFile, Kept
 from overlay.links import Links
 from planetserve.errors import (
     NodeUnreachable,
@@ -48,12 +37,16 @@ from planetserve.errors import (
     UsageError,
 )
 from planetserve.logs import get_logger
-from planetserve.records import NodeRecord
+from planetserve.records import NodeRecord, RouteSet
 
 log = get_logger()
 
-READ_BYTES = 64 << 10
-TICK_S = 0.25
+TICK_S = 1.0
+LEAST_TICK_S = 0.02
+SAVE_S = 60.0
+READ_BYTES = 1 << 16
+PUZZLE_SLICE = 20_000
+"""Nonces that are tried before asking whether the path is still wanted; some 20 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,379 +56,405 @@ class PathSettings:
     n: int = 4
     k: int = 3
     hops: int = 3
-    build_timeout_s: float = 3.0
     grace_s: float = 0.4
-    """How long the missing paths are waited for once k are open."""
-    path_life_s: float = 600.0
-    avoid_s: float = 60.0
-    accept_timeout_s: float = 6.0
-    stall_timeout_s: float = 10.0
-    empty_timeout_s: float = 120.0
-    """How long a node may send empty frames before, or between, words of its answer."""
-    repair_timeout_s: float = 10.0
-    """How long an answer that has begun waits for new paths in place of lost ones."""
-    build_rounds: int = 4
+    """How long `ensure_paths` waits for the missing paths once k are open."""
+    keep_ahead: bool = True
+    """Whether paths are made ready for the next question when one is asked."""
+    limits: ExchangeLimits = field(default_factory=ExchangeLimits)
 
-
-@dataclass(slots=True, eq=False)
-class _Managed:
-    """A path, what waits for it, and the streams that it carries."""
-
-    path: ClientPath
-    built_s: float
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    streams: dict[int, _Asking] = field(default_factory=dict)
-    """By number: whose request it carries."""
-
-
-@dataclass(slots=True, eq=False)
-class _Asking:
-    """A request that is under way; the slots of its exchange are those of the client."""
-
-    exchange: Exchange
-    target: NodeRecord
-    progress: asyncio.Event = field(default_factory=asyncio.Event)
-    failure: PlanetServeError | None = None
-    done: bool = False
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.n, self.k, self.hops)
 
 
 class OverlayClient:
-    """Use `start` once, then `request` as often as you like; `close` at the end."""
+    """Asks over paths of its own. Make it in a running loop, and `close` it at the end.
 
-    def __init__(self, directory: Directory, settings: PathSettings | None = None) -> None:
+    `guard_file` keeps guards and build times between runs; `cover` sends traffic that answers no
+    question. A client that shares `links` with a relay is given its node id, `own`, and what comes
+    over the links.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        settings: PathSettings | None = None,
+        guard_file: GuardFile | None = None,
+        cover: CoverSettings | None = None,
+        links: Links | None = None,
+        own: bytes | None = None,
+    ) -> None:
         self.settings = settings or PathSettings()
         self._directory = directory
-        self._links = Links(directory.resolve, self._frame_arrived, self._peer_gone)
-        self._slots: list[_Managed | None] = [None] * self.settings.n
-        self._by_name: dict[tuple[Peer, bytes], _Managed] = {}
-        self._avoid: dict[bytes, float] = {}
-        self._first_hops: list[bytes] = []
-        self._rng = random.SystemRandom()
-        self._building = asyncio.Lock()
-        self._asking: set[_Asking] = set()
-        self._ticking = False
-        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        rules, draw = self.settings.rules, secrets.randbelow
+        self._memory = RelayMemory(rules, GuardRules(rules.n), draw)
+        pool = PathPool(rules, self.settings.keep_ahead)
+        driver = PathDriver(pool, self._memory, os.urandom, draw, own)
+        self._asking = Asking(driver, self.settings.limits)
+        self._own_links = links is None
+        self._links = links or Links(
+            directory.resolve, self.frame_arrived, self.peer_gone, self.shed
+        )
+        self._stack = ExitStack()
+        self._guard_file = guard_file
+        self._saved_s = self._loop.time()
+        if guard_file is not None:
+            kept = self._stack.enter_context(guard_file).load()
+            self._memory.remember(kept.guards, kept.build_times)
+        self._saved = self._kept
+        self._cover = None if cover is None else CoverTraffic(cover, draw)
+        self._requests: dict[int, Request] = {}
+        self._solving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed_pool: PathPool | None = None
+        self._changed = asyncio.Event()
+        self._closed = False
 
-    def path_names(self) -> list[list[str]]:
-        """The open paths as node names, nearest relay first."""
-        return [[self._name(node) for node in managed.path.hops] for managed in self._open()]
+    # What users of the overlay call.
 
     async def ensure_paths(self) -> None:
-        """Have at least k paths open, n where the route set allows it.
+        """Have k paths open for the next question, n where that takes no longer than a grace.
 
         Raises `NotEnoughRoutes` when the ledger lists too few relays, `PathsUnavailable` when
-        they do not answer.
+        they cannot be built.
         """
-        self._expire()
-        if len(self._open()) >= self.settings.k:
-            self._rebuild_soon()
+        await self._routes()
+        self._do(self._asking.prepare(self._now()))
+        number = self._asking.paths.pool.ahead
+        patience_s = self.settings.limits.repair_timeout_s
+        deadline_s = self._loop.time() + patience_s
+        graced = False
+        while number is not None and (left_s := deadline_s - self._loop.time()) > 0:
+            member = self._asking.paths.pool.members.get(number)
+            if member is None or member.taken_s is not None or member.paths.full:
+                return
+            if member.paths.ready and not graced:
+                graced = True
+                deadline_s = min(deadline_s, self._loop.time() + self.settings.grace_s)
+                continue
+            changed = self._changed
+            try:
+                async with asyncio.timeout(left_s):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+            self._check_open()
+        if not graced and number is not None:
+            raise PathsUnavailable(self._asking.paths.shortage(number, self._now()))
+
+    def open_paths(self) -> list[Hops]:
+        """The paths that are open now, of all sets."""
+        paths = self._asking.paths
+        found = [paths.hops_of(number, slot) for number, slot in paths.open_paths()]
+        return [hops for hops in found if hops is not None]
+
+    def end_session(self, session: int) -> None:
+        """The conversation of that number is over."""
+        if not self._closed:
+            self._do(self._asking.end_session(session, self._now()))
+
+    def request(self, target: NodeRecord, payload: bytes, session: int | None = None) -> Request:
+        """Send `payload` to the model node `target`; see `Request` for the answer. `session` is a
+        number of the caller's for the conversation that the question belongs to: its questions
+        share paths, which no other question uses."""
+        return Request(self, target, payload, session, QUESTION, 0)
+
+    async def close(self, drain: bool = True) -> None:
+        """Give up what is under way. `drain` waits for the padding that follows answers, since who
+        hangs up at the end of an answer tells its length."""
+        if self._closed:
             return
-        async with self._building:
-            for _ in range(self.settings.build_rounds):
-                self._expire()
-                if len(self._open()) >= self.settings.n or not await self._build_round():
-                    break
-                if len(self._open()) >= self.settings.k:
-                    break
-        if len(self._open()) < self.settings.k:
-            raise PathsUnavailable(
-                f"only {len(self._open())} of the {self.settings.k} paths that are needed could be "
-                "built; relays may be down. Try again in a minute, or see `ps-ledger nodes`"
-            )
-
-    async def request(self, target: NodeRecord, payload: bytes) -> AsyncGenerator[bytes, None]:
-        """Send `payload` to the model node `target` and give its answer's bytes as they come.
-
-        Closing the iterator cancels the request. Raises `NodeUnreachable` before the first byte,
-        `PathsUnavailable` when too few paths remain before it, `AnswerCutShort` after it, and
-        `RemoteProtocolError` when the node's answer does not authenticate.
-        """
-        await self.ensure_paths()
-        asking = _Asking(self._prepare(target, payload), target)
-        self._asking.add(asking)
-        self._tick_while_asking()
-        try:
-            for slot, managed in enumerate(self._slots):
-                if managed is not None and managed.path.phase == OPEN:
-                    self._take(asking, asking.exchange.slot_open(slot, self._now_s()))
-            while True:
-                asking.progress.clear()
-                while data := asking.exchange.read(READ_BYTES):
-                    yield data
-                if asking.failure is not None:
-                    raise asking.failure
-                if asking.done:
-                    return
-                await asking.progress.wait()
-        finally:
-            if not asking.done:
-                self._take(asking, asking.exchange.cancel())
-            self._rebuild_soon()
-
-    def _prepare(self, target: NodeRecord, payload: bytes) -> Exchange:
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise UsageError("the request has more than a megabyte")
-        s = self.settings
-        try:
-            request = prepare(
-                payload, target.id, target.onion_key, s.n, s.k, period_of(time.time()), os.urandom
-            )
-        except (ValueError, PyHPKEError) as error:
-            raise NodeUnreachable(f"{target.name} announced an unusable key") from error
-        return Exchange(
-            request,
-            ExchangeLimits(
-                accept_timeout_s=s.accept_timeout_s,
-                stall_timeout_s=s.stall_timeout_s,
-                empty_timeout_s=s.empty_timeout_s,
-                repair_timeout_s=s.repair_timeout_s,
-            ),
-        )
-
-    def _take(self, asking: _Asking, effects: Iterable[ExchangeEffect]) -> None:
-        """Do what the exchange asks for."""
-        for effect in effects:
-            match effect:
-                case OpenStream(slot, data):
-                    managed = self._slots[slot]
-                    if managed is not None and managed.path.phase == OPEN:
-                        number, sends = managed.path.open_stream(asking.target.id, data)
-                        managed.streams[number] = asking
-                        self._carry_out(sends)
-                case EndStream(slot):
-                    self._end_stream(asking, slot)
-                case Failed(error):
-                    asking.failure = error
-                case Done():
-                    asking.done = True
-                case Polluted(slot) | Silent(slot):
-                    self._blame(asking, slot)
-        asking.progress.set()
-        if asking.exchange.state == ENDED:
-            self._asking.discard(asking)
-
-    def _end_stream(self, asking: _Asking, slot: int) -> None:
-        managed = self._slots[slot]
-        if managed is not None:
-            for number in [n for n, owner in managed.streams.items() if owner is asking]:
-                del managed.streams[number]
-                self._carry_out(managed.path.end_stream(number))
-
-    def _blame(self, asking: _Asking, slot: int) -> None:
-        """Leave a path, but never one that carries another answer."""
-        managed = self._slots[slot]
-        if managed is not None and set(managed.streams.values()) <= {asking}:
-            self._failed(managed, managed.path.hops[1:])
-
-    def _tick_while_asking(self) -> None:
-        """Padding is taken in after the answer too: to stop it would tell the answer's length."""
-
-        async def tick() -> None:
-            while self._asking:
-                await asyncio.sleep(TICK_S)
-                for asking in list(self._asking):
-                    self._take(asking, asking.exchange.tick(self._now_s()))
-            self._ticking = False
-
-        if not self._ticking:
-            self._ticking = True
-            self._spawn(tick())
-
-    async def close(self) -> None:
         self._closed = True
+        for request in list(self._requests.values()):
+            request._give_up(UsageError("this client is closed"))
+        deadline_s = self._loop.time() + (self.settings.limits.drain_timeout_s if drain else 0.0)
+        while self._asking.under_way and (left_s := deadline_s - self._loop.time()) > 0:
+            changed = self._changed
+            try:
+                async with asyncio.timeout(left_s):
+                    await changed.wait()
+            except TimeoutError:
+                break
+        self._do(self._asking.shut(self._now()))
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for managed in [m for m in self._slots if m is not None]:
-            self._give_up(managed)
-        await asyncio.sleep(0)  # lets the CLOSE cells reach the sockets' threads
-        self._links.close()
+        if self._guard_file is not None:
+            await asyncio.to_thread(self._guard_file.save, self._kept)
+        self._stack.close()
+        await asyncio.sleep(0)  # lets the CLOSE frames reach the sockets' threads
+        if self._own_links:
+            self._links.close()
 
-    def _open(self) -> list[_Managed]:
-        return [m for m in self._slots if m is not None and m.path.phase == OPEN]
+    # What links call.
 
-    async def _build_round(self) -> bool:
-        """Fill the empty slots and wait; False when no path could even be tried."""
-        routes = self._directory.current or await self._directory.refresh()
-        relays = routes.relays()
-        fresh = []
-        for slot in range(self.settings.n):
-            if self._slots[slot] is None:
-                managed = self._begin(slot, relays)
-                if managed is not None:
-                    fresh.append(managed)
-        possible = len(fresh) + len(self._open())
-        if possible < self.settings.k:
-            needed = self.settings.k * self.settings.hops
-            if len(relays) < needed:
-                raise NotEnoughRoutes(
-                    f"the ledger lists {len(relays)} relays, {self.settings.k} disjoint paths of "
-                    f"{self.settings.hops} need {needed}; wait until more have joined"
-                )
-            self._avoid.clear()  # better a relay that failed lately than none
-        if not fresh:
-            return possible < self.settings.k
-        await self._wait_for(fresh)
-        return True
+    def knows(self, peer: Peer, frame: bytes) -> bool:
+        """Whether `frame` is of a path of this client."""
+        return self._asking.paths.knows(peer, frame)
 
-    async def _wait_for(self, fresh: list[_Managed]) -> None:
-        """Until all of `fresh` settled; only a grace time more once k paths are open."""
-        loop = asyncio.get_running_loop()
-        enough = len(self._open()) >= self.settings.k
-        patience_s = self.settings.grace_s if enough else self.settings.build_timeout_s
-        started_s = loop.time()
-        deadline_s = started_s + patience_s
-        waiting = {asyncio.create_task(m.settled.wait()) for m in fresh}
+    def frame_arrived(self, peer: Peer, frame: bytes) -> None:
+        self._do(self._asking.frame_arrived(peer, frame, self._now()))
+
+    def peer_gone(self, peer: Peer) -> None:
+        self._do(self._asking.peer_gone(peer, self._now()))
+
+    def shed(self, peer: Peer, link_id: bytes) -> None:
+        self._do(self._asking.shed(peer, link_id, self._now()))
+
+    # What a `Request` calls.
+
+    async def _ask(self, request: Request) -> int:
+        await self._routes()
+        target, at, rules = request.target, self._now(), self.settings.rules
+        if len(request.payload) > MAX_PAYLOAD_BYTES:
+            raise UsageError("the request has more than a megabyte")
         try:
-            while waiting and loop.time() < deadline_s:
-                _, waiting = await asyncio.wait(
-                    waiting,
-                    timeout=deadline_s - loop.time(),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if len(self._open()) >= self.settings.k:
-                    deadline_s = min(deadline_s, loop.time() + self.settings.grace_s)
-        finally:
-            for task in waiting:
-                task.cancel()
-        left_s = started_s + self.settings.build_timeout_s - loop.time()
-        if left_s <= 0:
-            for managed in fresh:
-                if managed.path.phase == BUILDING:
-                    self._failed(managed, managed.path.hops)
+            sealed = prepare(
+                request.payload,
+                target.id,
+                target.onion_key,
+                rules.n,
+                rules.k,
+                period_of(at.unix_s),
+                os.urandom,
+                request.kind,
+                request.least_frames,
+            )
+        except (ValueError, PyHPKEError) as error:
+            raise NodeUnreachable(f"{target.name} announced an unusable key") from error
+        number, effects = self._asking.begin(request.session, target, sealed, at)
+        self._requests[number] = request
+        self._do(effects)
+        return number
+
+    def _read(self, number: int) -> bytes:
+        return self._asking.read(number, READ_BYTES)
+
+    def _hops(self, number: int) -> list[Hops]:
+        return self._asking.hops(number)
+
+    def _leave(self, number: int) -> None:
+        if self._requests.pop(number, None) is not None:
+            self._do(self._asking.leave(number, self._now()))
+
+    # What the core asks for.
+
+    def _do(self, effects: Iterable[AskingEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(peer, frame):
+                    if not self._links.send(peer, frame):
+                        self._links.hang_up(peer)
+                        self._loop.call_soon(self.peer_gone, peer)
+                case Purge(peer, link_id):
+                    self._links.purge(peer, link_id)
+                case Solve():
+                    self._spawn(self._solve(effect))
+                case Progress(number) | Whole(number):
+                    if number in self._requests:
+                        self._requests[number]._told(whole=isinstance(effect, Whole))
+                case Lost(number, error):
+                    if number in self._requests:
+                        self._requests[number]._told(error)
+        if self._asking.paths.pool is not self._timed_pool:
+            self._timed_pool = self._asking.paths.pool
+            self._changed.set()
+            self._changed = asyncio.Event()
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Tick again when a back-off or a time-out ends, a second from now at the latest."""
+        if self._closed and not self._asking.under_way:
             return
-        for managed in fresh:
-            if managed.path.phase == BUILDING:
-                self._spawn(self._give_up_unless_built(managed, left_s))
-
-    async def _give_up_unless_built(self, managed: _Managed, left_s: float) -> None:
-        """A path that nobody waits for any more may still open in its time."""
-        await asyncio.sleep(left_s)
-        if managed.path.phase == BUILDING:
-            self._failed(managed, managed.path.hops)
-
-    def _begin(self, slot: int, relays: list[NodeRecord]) -> _Managed | None:
-        now_s = asyncio.get_running_loop().time()
-        self._avoid = {node: until for node, until in self._avoid.items() if until > now_s}
-        used = {hop for m in self._slots if m is not None for hop in m.path.hops}
-        free_firsts = [node for node in self._first_hops if node not in used]
-        hops = choose_hops(
-            relays, self.settings.hops, used | set(self._avoid), free_firsts, self._rng
+        now_s = self._loop.time()
+        due_s = min(
+            self._asking.paths.next_s() or now_s + TICK_S,
+            now_s + TICK_S if self._cover is None else self._cover.next_s,
+            now_s + TICK_S,
         )
-        if hops is None:
-            return None
-        try:
-            specs = [HopSpec(hop.id, hop.onion_key, os.urandom(32)) for hop in hops]
-            nonces = [os.urandom(PUZZLE_NONCE_BYTES) for _ in hops]
-            path, sends = client_path.build(specs, period_of(time.time()), nonces, os.urandom)
-        except ValueError:  # one of them announced an onion key that is none
-            self._avoid.update({hop.id: now_s + self.settings.avoid_s for hop in hops})
-            return None
-        managed = _Managed(path, now_s)
-        self._slots[slot] = managed
-        self._by_name[(path.first, path.backward_id)] = managed
-        self._carry_out(sends)
-        return managed
+        at_s = max(due_s, now_s + LEAST_TICK_S)
+        if self._timer is None or self._timer.cancelled() or at_s < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at_s, self._tick)
 
-    def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
-        try:
-            arrived = decode_frame(frame)
-        except CellError:
-            return  # a first hop that sends garbage fails its path by not answering
-        managed = self._by_name.get((peer, arrived.link_id))
-        if managed is None:
+    def _tick(self) -> None:
+        self._timer = None
+        self._know_routes()
+        self._do(self._asking.tick(self._now()))
+        if self._cover is not None and not self._closed:
+            self._send_cover(self._cover)
+        if self._guard_file is not None and self._save_is_due():
+            self._saved, self._saved_s = self._kept, self._loop.time()
+            self._spawn(asyncio.to_thread(self._guard_file.save, self._saved))
+        self._schedule()
+
+    def _send_cover(self, cover: CoverTraffic) -> None:
+        paths = self._asking.paths
+        routes = self._directory.current
+        targets = [] if routes is None else [node.id for node in routes.model_nodes()]
+        loops, dummies = cover.due(self._loop.time(), paths.open_paths(), targets)
+        for number, slot in loops:
+            self._do(paths.ping(number, slot))
+        for dummy in dummies:
+            self._spawn(self._ask_for_nothing(dummy))
+
+    async def _ask_for_nothing(self, dummy: Dummy) -> None:
+        target = self._directory.find(dummy.target)
+        if target is None:
             return
-        sends, events = managed.path.frame_arrived(arrived)
-        self._carry_out(sends)
-        if managed.path.phase == OPEN and not managed.settled.is_set():
-            if managed.path.first.name not in self._first_hops:
-                self._first_hops.append(managed.path.first.name)
-            managed.settled.set()
-            slot = self._slots.index(managed)
-            for asking in list(self._asking):
-                self._take(asking, asking.exchange.slot_open(slot, self._now_s()))
-        for event in events:
-            self._take_event(managed, event)
+        payload = os.urandom(dummy.shape.payload_bytes)
+        request = Request(self, target, payload, None, DUMMY, dummy.shape.frames)
+        try:
+            async for _ in request:
+                pass
+        except PlanetServeError as error:
+            log.info("dummy_question_failed", reason=str(error))
+        finally:
+            await request.aclose()
 
-    def _take_event(self, managed: _Managed, event: PathEvent) -> None:
-        if isinstance(event, Broken):
-            self._failed(managed, managed.path.hops[1:])
-        elif isinstance(event, Chunk | StreamOver) and event.stream in managed.streams:
-            slot, now_s = self._slots.index(managed), self._now_s()
-            asking = managed.streams[event.stream]
-            if isinstance(event, Chunk):
-                self._take(asking, asking.exchange.chunk_arrived(slot, event.data, now_s))
-            else:
-                del managed.streams[event.stream]
-                self._take(asking, asking.exchange.stream_ended(slot, event.reason, now_s))
+    async def _solve(self, work: Solve) -> None:
+        """On a thread, one path at a time: puzzles are to cost time, not every core we have."""
+        nonces: dict[int, bytes] = {}
+        async with self._solving:
+            for puzzle in work.puzzles:
+                start = int.from_bytes(os.urandom(PUZZLE_NONCE_BYTES - 1), "big")
+                found = None
+                while found is None:
+                    if not self._asking.paths.wanted(work.path):
+                        return
+                    found = await asyncio.to_thread(
+                        solve_puzzle,
+                        puzzle.seed,
+                        puzzle.ephemeral,
+                        puzzle.difficulty,
+                        start,
+                        PUZZLE_SLICE,
+                    )
+                    start += PUZZLE_SLICE
+                nonces[puzzle.hop] = found.to_bytes(PUZZLE_NONCE_BYTES, "big")
+        self._do(self._asking.solved(work.path, nonces, self._now()))
 
-    def _peer_gone(self, peer: Peer) -> None:
-        for managed in [m for m in self._slots if m is not None and m.path.first == peer]:
-            self._failed(managed, managed.path.hops[:1])
+    async def _routes(self) -> RouteSet:
+        """The route set, known to the core. Raises `NotEnoughRoutes`."""
+        self._check_open()
+        if self._directory.current is None:
+            await self._directory.refresh()
+            self._check_open()
+        routes = self._know_routes()
+        assert routes is not None
+        relays, rules = len(self._memory.relays), self.settings.rules
+        if relays < rules.k * rules.hops:
+            raise NotEnoughRoutes(
+                f"the ledger lists {relays} relays, {rules.k} disjoint paths of {rules.hops} need "
+                f"{rules.k * rules.hops}; wait until more have joined"
+            )
+        return routes
 
-    def _failed(self, managed: _Managed, suspects: tuple[bytes, ...]) -> None:
-        """Forget a path that broke and stay away for a while from those who may have broken it.
+    def _know_routes(self) -> RouteSet | None:
+        routes = self._directory.current
+        if routes is not None:
+            self._memory.routes_read(routes)
+        return routes
 
-        A first hop that still answers reported that something behind it broke, and stays: were it
-        dropped, whoever is behind it could choose our first hops by failing.
-        """
-        until_s = asyncio.get_running_loop().time() + self.settings.avoid_s
-        for node in suspects:
-            self._avoid[node] = until_s
-            if node in self._first_hops and node == managed.path.hops[0]:
-                self._first_hops.remove(node)
-        self._give_up(managed)
-        self._rebuild_soon()
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this client is closed")
 
-    def _give_up(self, managed: _Managed) -> None:
-        sends = managed.path.close()
-        slot = self._slots.index(managed) if managed in self._slots else None
-        if slot is not None:
-            self._slots[slot] = None
-        self._by_name.pop((managed.path.first, managed.path.backward_id), None)
-        managed.settled.set()
-        self._carry_out(sends)
-        carried, managed.streams = set(managed.streams.values()), {}
-        if slot is not None:
-            for asking in carried:
-                self._take(asking, asking.exchange.slot_lost(slot, self._now_s()))
+    @property
+    def _kept(self) -> Kept:
+        return Kept(self._memory.guards, self._memory.build_times)
 
-    def _expire(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        for managed in self._open():
-            if now_s - managed.built_s > self.settings.path_life_s and not managed.streams:
-                self._give_up(managed)
+    def _save_is_due(self) -> bool:
+        """At once when the guards are others, else now and then."""
+        kept, saved = self._kept, self._saved
+        if [guard.node for guard in kept.guards.guards] != [g.node for g in saved.guards.guards]:
+            return True
+        return kept != saved and self._loop.time() - self._saved_s >= SAVE_S
 
-    def _rebuild_soon(self) -> None:
-        """Replace lost paths in the background while k live, so that nobody waits for it."""
-        if self._closed or len(self._open()) >= self.settings.n or self._building.locked():
-            return
-
-        async def rebuild() -> None:
-            async with self._building:
-                try:
-                    await self._build_round()
-                except NotEnoughRoutes:
-                    log.warning("too_few_relays_for_spare_paths")
-
-        self._spawn(rebuild())
+    def _now(self) -> Moment:
+        return Moment(self._loop.time(), time.time())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _carry_out(self, sends: Iterable[Send]) -> None:
-        for item in sends:
-            if not self._links.send(item.peer, item.frame):
-                self._links.hang_up(item.peer)
-                asyncio.get_running_loop().call_soon(self._peer_gone, item.peer)
 
-    @staticmethod
-    def _now_s() -> float:
-        return asyncio.get_running_loop().time()
+class Request:
+    """A question under way: iterate it for the bytes of its answer, and `aclose` it in the end.
 
-    def _name(self, node: bytes) -> str:
-        record = self._directory.find(node)
-        return record.name if record is not None else node.hex()[:12]
+    Closing it before its end cancels the question. The iteration raises `NotEnoughRoutes`,
+    `PathsUnavailable` or `NodeUnreachable` before the first byte, `AnswerCutShort` after it, and
+    `RemoteProtocolError` when the node's answer does not authenticate.
+    """
+
+    def __init__(
+        self,
+        client: OverlayClient,
+        target: NodeRecord,
+        payload: bytes,
+        session: int | None,
+        kind: int,
+        least_frames: int,
+    ) -> None:
+        self.target = target
+        self.payload = payload
+        self.session = session
+        self.kind = kind
+        self.least_frames = least_frames
+        self.paths: list[Hops] = []
+        """The paths that carried it, complete once it is over."""
+        self._client = client
+        self._number: int | None = None
+        self._over = False
+        self._whole = False
+        self._error: PlanetServeError | None = None
+        self._news = asyncio.Event()
+
+    def __aiter__(self) -> Request:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise self._error or StopAsyncIteration
+        try:
+            if self._number is None:
+                self._number = await self._client._ask(self)
+            while not self._over:
+                self._news.clear()
+                data = self._client._read(self._number)
+                if data:
+                    return data
+                if self._error is not None:
+                    raise self._error
+                if self._whole:
+                    raise StopAsyncIteration
+                await self._news.wait()
+            raise self._error or StopAsyncIteration
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        self._finish()
+
+    def _give_up(self, error: PlanetServeError) -> None:
+        self._told(error)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._over = True
+        if self._number is not None:
+            self.paths = self._client._hops(self._number)
+            self._client._leave(self._number)
+            self._number = None
+
+    def _told(self, error: PlanetServeError | None = None, whole: bool = False) -> None:
+        self._error = self._error or error
+        self._whole = self._whole or whole
+        self._news.set()

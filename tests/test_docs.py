@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import shlex
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,31 @@ def test_files_exist(document: Path) -> None:
     for name in INLINE.findall(text):
         if name.startswith(tuple(f"{package}/" for package in packages)) and "*" not in name:
             assert (ROOT / name).exists(), name
+
+
+def test_the_numbers_of_paths_are_those_of_the_code() -> None:
+    rows = re.findall(
+        r"^\| `([\w/]+)\.py` \| `([\w.]+)`[^|]* \| ([^|]+) \|$",
+        (ROOT / "docs" / "paths.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) > 30
+    for file, name, value in rows:
+        held = importlib.import_module(file.replace("/", "."))
+        *owner, attribute = name.split(".")
+        if owner:
+            defaults = {item.name: item.default for item in fields(getattr(held, owner[0]))}
+            held_value = defaults[attribute]
+        else:
+            held_value = getattr(held, attribute)
+        numbers = held_value if isinstance(held_value, tuple) else (held_value,)
+        assert [float(number) for number in value.split(",")] == list(numbers), name
+
+
+def test_the_tables_of_states_are_those_of_the_code() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "state_machines.py"))
+    assert script["PAGE"].read_text() == script["page"](), "run tools/state_machines.py"
+    assert len(script["machines"]()) >= 8
 
 
 def test_documents_name_enough_to_be_worth_checking() -> None:

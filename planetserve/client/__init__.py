@@ -2,6 +2,7 @@
 
 from planetserve.client.answer import Answer
 from planetserve.client.asynchronous import AnswerStream, AsyncClient
+from planetserve.client.conversation import Conversation
 from planetserve.client.synchronous import Client
 
-__all__ = ["Answer", "AnswerStream", "AsyncClient", "Client"]
+__all__ = ["Answer", "AnswerStream", "AsyncClient", "Client", "Conversation"]

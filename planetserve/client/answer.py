@@ -19,7 +19,8 @@ class Answer:
 
     `node` is the name of the model node that signed it; `first_token_s` and `total_s` run from
     the call; `route_height` and `route_hash` say which route set the paths and the node were
-    chosen from; `paths` are relay names, nearest first.
+    chosen from; `paths` are relay names, nearest first; `relaxed` are the rules of path choice
+    that gave way for want of relays.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Answer:
     paths: tuple[tuple[str, ...], ...]
     request_body: bytes
     signature: bytes
+    relaxed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The form that `ps-client ask --json` prints."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from planetserve import cli
-from planetserve.errors import AnswerCutShort, UsageError
+from planetserve.errors import AnswerCutShort, RequestFailed, UsageError
 from planetserve.text import printable
 
 if TYPE_CHECKING:
     from planetserve.client import Answer
+    from planetserve.client.synchronous import SyncAnswerStream
 
 app = typer.Typer(
     help="Ask open LLMs over the overlay; nobody on the way learns both who asks and what.",
@@ -27,22 +29,36 @@ def client() -> None:
     """Ask open LLMs over the overlay; nobody on the way learns both who asks and what."""
 
 
+NetworkOption = Annotated[
+    Path | None, typer.Option(help="The network file; else PLANETSERVE_NETWORK or .localnet/.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="The model, else the default.")]
+SystemOption = Annotated[
+    str, typer.Option(help="Tells the model how to answer; empty for the model's own way.")
+]
+TokensOption = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+TemperatureOption = Annotated[float, typer.Option(help="0 for the likeliest words.")]
+SeedOption = Annotated[int | None, typer.Option(help="Repeats a sampled answer.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say on standard error where it came from.")
+]
+CoverOption = Annotated[
+    bool,
+    typer.Option("--cover", help="Send traffic that answers no question, 8 KB/s and more."),
+]
+
+
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask; - reads standard input.")],
-    network: Annotated[
-        Path | None, typer.Option(help="The network file; else PLANETSERVE_NETWORK or .localnet/.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, else the default.")] = None,
-    system: Annotated[
-        str, typer.Option(help="Tells the model how to answer; empty for the model's own way.")
-    ] = "You are a helpful assistant.",
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 for the likeliest words.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say on standard error where it came from.")
-    ] = False,
+    network: NetworkOption = None,
+    model: ModelOption = None,
+    system: SystemOption = "You are a helpful assistant.",
+    max_tokens: TokensOption = 256,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = None,
+    verbose: VerboseOption = False,
+    cover: CoverOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask one question and print the answer as it comes.
@@ -56,9 +72,10 @@ def ask(
         question = sys.stdin.read()
     if not question.strip():
         raise UsageError("the question is empty")
+    from overlay.client import PathSettings
     from planetserve.client import Client
 
-    with Client(network) as connection:
+    with Client(network, PathSettings(keep_ahead=False), cover=cover) as connection:
         stream = connection.stream(
             question,
             model=model,
@@ -67,24 +84,75 @@ def ask(
             temperature=temperature,
             seed=seed,
         )
-        try:
-            for piece in stream:
-                if not as_json:
-                    sys.stdout.write(printable(piece))
-                    sys.stdout.flush()
-        except AnswerCutShort:
-            if not as_json:
-                sys.stdout.write("\n")
-            raise
-        answer = stream.answer
-    if as_json:
-        import json
+        if as_json:
+            for _ in stream:
+                pass
+            import json
 
-        print(json.dumps(answer.to_json()))
-        return
-    print()
-    if verbose:
-        _explain(answer)
+            print(json.dumps(stream.answer.to_json()), flush=True)
+        else:
+            _show(stream)
+            if verbose:
+                _explain(stream.answer)
+
+
+@app.command()
+def chat(
+    network: NetworkOption = None,
+    model: ModelOption = None,
+    system: SystemOption = "You are a helpful assistant.",
+    max_tokens: TokensOption = 256,
+    temperature: TemperatureOption = 0.0,
+    verbose: VerboseOption = False,
+    cover: CoverOption = False,
+) -> None:
+    """Ask questions that follow each other, one a line, until the input ends.
+
+    They share paths, which no other question uses. An answer that fails is said, and the
+    conversation goes on.
+    """
+    from planetserve.client import Client
+
+    with (
+        Client(network, cover=cover) as connection,
+        connection.conversation(system) as conversation,
+    ):
+        for question in _lines():
+            try:
+                stream = conversation.stream(
+                    question, model=model, max_tokens=max_tokens, temperature=temperature
+                )
+                _show(stream)
+                if verbose:
+                    _explain(stream.answer)
+            except (RequestFailed, AnswerCutShort) as error:
+                cli.print_error(str(error))
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input that say something; a terminal is prompted for each."""
+    while True:
+        if sys.stdin.isatty():
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _show(stream: SyncAnswerStream) -> None:
+    """Print the answer as it comes, and a line's end however it ends."""
+    try:
+        for piece in stream:
+            sys.stdout.write(printable(piece))
+            sys.stdout.flush()
+    except AnswerCutShort:
+        sys.stdout.write("\n")
+        raise
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def _explain(answer: Answer) -> None:
@@ -95,6 +163,7 @@ def _explain(answer: Answer) -> None:
             f"path {number}      {' > '.join(printable(name) for name in path)}"
             for number, path in enumerate(answer.paths, 1)
         ),
+        *(f"gave way    {rule}" for rule in answer.relaxed),
         f"answered by {printable(answer.node)} ({answer.node_id.hex()[:12]}), signature verified",
         f"tokens      {usage.prompt_tokens} asked, {usage.completion_tokens} answered",
         f"time        first token {answer.first_token_s:.2f} s, whole {answer.total_s:.2f} s",

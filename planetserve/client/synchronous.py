@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from overlay.client import PathSettings
-from planetserve.client.answer import Answer, Prompt
+from planetserve.client.answer import DEFAULT_SYSTEM, Answer, Prompt
 from planetserve.client.asynchronous import AnswerStream, AsyncClient
+from planetserve.client.conversation import Conversation
+from planetserve.errors import UsageError
 from planetserve.network import Network
 
 T = TypeVar("T")
@@ -21,9 +23,14 @@ class Client:
     """Asks over the overlay. Use as a context manager; see `AsyncClient` for what calls do."""
 
     def __init__(
-        self, network: Network | Path | str | None = None, paths: PathSettings | None = None
+        self,
+        network: Network | Path | str | None = None,
+        paths: PathSettings | None = None,
+        *,
+        cover: bool = False,
+        state_dir: Path | None = None,
     ) -> None:
-        self._client = AsyncClient(network, paths)
+        self._client = AsyncClient(network, paths, cover=cover, state_dir=state_dir)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="planetserve client", daemon=True
@@ -44,7 +51,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(drain=error is None)
 
     def ask(self, prompt: Prompt, **options: Any) -> Answer:
         """The whole answer to `prompt`; options and errors as in `AsyncClient.stream`."""
@@ -54,22 +61,65 @@ class Client:
         """An answer piece by piece: `for text in client.stream(...)`."""
         return SyncAnswerStream(self, self._client.stream(prompt, **options))
 
-    def close(self) -> None:
+    def conversation(self, system: str | None = DEFAULT_SYSTEM) -> SyncConversation:
+        """Questions that follow each other, over paths of their own."""
+        return SyncConversation(self, self._client.conversation(system))
+
+    def close(self, drain: bool = True) -> None:
+        """See `AsyncClient.close`."""
         if self._thread.is_alive():
             try:
-                self._run(self._client.close())
+                self._run(self._client.close(drain))
             finally:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join()
                 self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            work.close()
+            raise UsageError("this client is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+
+class SyncConversation:
+    """`Conversation` for programs without a loop; use as a context manager, or `close` it."""
+
+    def __init__(self, client: Client, conversation: Conversation) -> None:
+        self._client = client
+        self._conversation = conversation
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        return self._conversation.turns
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        return self._client._run(self._conversation.ask(question, **options))
+
+    def stream(self, question: str, **options: Any) -> SyncAnswerStream:
+        return SyncAnswerStream(self._client, self._conversation.stream(question, **options))
+
+    def close(self) -> None:
+        async def closing() -> None:
+            self._conversation.close()
+
+        self._client._run(closing())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class SyncAnswerStream:

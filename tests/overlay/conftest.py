@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overlay.client import OverlayClient, PathSettings
+from overlay.core.exchange import ExchangeLimits
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
 from overlay.server import Handler, OverlayServer
@@ -62,11 +64,17 @@ class Overlay:
     clients: list[OverlayClient] = field(default_factory=list)
     directory: Directory | None = None
 
-    def client(self, settings: PathSettings | None = None) -> OverlayClient:
+    def client(self, limits: ExchangeLimits | None = None, **options: Any) -> OverlayClient:
+        """With one set of paths at a time; `options` are those of `OverlayClient`."""
         assert self.directory is not None
-        client = OverlayClient(self.directory, settings)
+        settings = PathSettings(keep_ahead=False, limits=limits or ExchangeLimits())
+        client = OverlayClient(self.directory, settings, **options)
         self.clients.append(client)
         return client
+
+    def names(self, client: OverlayClient) -> list[list[str]]:
+        """The open paths of `client` as node names, nearest relay first."""
+        return [[relay.name for relay in hops.relays] for hops in client.open_paths()]
 
     async def kill_relay(self, name: str) -> None:
         node = next(n for n in self.routes.nodes if n.name == name)
@@ -99,7 +107,7 @@ async def running_overlay(
         yield overlay
     finally:
         for client in overlay.clients:
-            await client.close()
+            await client.close(drain=False)
         for node in overlay.relays.values():
             await node.close()
         await overlay.server.close()
