@@ -49,10 +49,12 @@ class Member:
     counts: Counter[str] = field(default_factory=Counter)
     remembered: list[Remember] = field(default_factory=list)
     purged: list[Purge] = field(default_factory=list)
+    unlisted: set[bytes] = field(default_factory=set)
+    """What everybody else knows and this relay's route set lacks."""
     queues: QueueBudget = field(default_factory=lambda: QueueBudget(1 << 26))
 
     def knows(self, node: bytes) -> bool:
-        return node in self.world.known
+        return node in self.world.known and node not in self.unlisted
 
     def neighbour(self, peer: Peer) -> Neighbour:
         return Neighbour(peer.name in self.world.members, peer.name)
