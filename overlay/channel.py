@@ -15,6 +15,8 @@ import zmq
 BURST = 64
 """Messages read before other work of the loop gets its turn."""
 
+_FD, _EVENTS, _POLLIN = int(zmq.FD), int(zmq.EVENTS), int(zmq.POLLIN)
+
 
 class Turns:
     """Calls `turn` whenever something may have happened at `socket`, until `close`.
@@ -27,7 +29,7 @@ class Turns:
         self._socket = socket
         self._turn = turn
         self._loop = asyncio.get_running_loop()
-        self._descriptor = number_option(socket, zmq.FD)
+        self._descriptor = number_option(socket, _FD)
         self._scheduled = False
         self._closed = False
         self._loop.add_reader(self._descriptor, self._run)
@@ -89,13 +91,18 @@ class Channel:
 
     def _read(self) -> bool:
         for _ in range(BURST):
-            if self.socket.closed or not number_option(self.socket, zmq.EVENTS) & zmq.POLLIN:
+            if self.socket.closed or not readable(self.socket):
                 return True
             self._received(self.socket.recv_multipart(zmq.DONTWAIT))
         return False
 
 
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    return bool(number_option(socket, _EVENTS) & _POLLIN)
+
+
 def number_option(socket: zmq.Socket[bytes], option: int) -> int:
-    value = socket.getsockopt(option)
+    """Of an option whose value is a number; read at every turn, so not made an enum of."""
+    value = socket.get(option)
     assert isinstance(value, int)
     return value

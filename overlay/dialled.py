@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import zmq
 
-from overlay.channel import BURST, Turns, number_option
+from overlay.channel import BURST, Turns, readable
 from overlay.core.connections import Intake
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.wire import FRAME_BYTES
-from overlay.link_sockets import NOW, FrameArrived, LinkSocket, count
+from overlay.link_sockets import NOW, FrameArrived, LinkSocket, count, send_part
 from overlay.outbox import Outbox
 from overlay.watch import CONNECTION_LOST, Ends, Monitor, ends_of
 
@@ -44,16 +44,10 @@ class Dialled:
 
     def offer(self, frame: bytes) -> bool:
         try:
-            self._socket.send(frame, NOW)
+            send_part(self._socket, frame, NOW)
         except zmq.Again:
             return False
         return True
-
-    def room(self) -> bool:
-        return bool(number_option(self._socket, zmq.EVENTS) & zmq.POLLOUT)
-
-    def put(self, frame: bytes) -> None:
-        self._socket.send(frame, NOW)
 
     def holds_too_much(self, limit_bytes: int, now_s: float) -> bool:
         """Whether ZeroMQ holds more than `limit_bytes` of what the other side sent."""
@@ -83,7 +77,7 @@ class Dialled:
         if more_to_send or not all_read:
             return False
         # Sending may have swallowed the signal that there is something to read.
-        return not number_option(self._socket, zmq.EVENTS) & zmq.POLLIN
+        return not readable(self._socket)
 
     def _read(self) -> bool:
         """A burst of frames; returns whether there are no more."""

@@ -16,12 +16,20 @@ from typing import TypeVar
 import zmq
 from zmq.utils import z85
 
-from overlay.channel import BURST, Turns, number_option
+from overlay.channel import BURST, Turns, readable
 from overlay.core.connections import Connection, ConnectionLimits, Connections, Granted, Intake
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.wire import FRAME_BYTES
 from overlay.doorkeeper import DOMAIN, Doorkeeper, NodeOfKey, decode_granted, stranger
-from overlay.link_sockets import MORE_NOW, NOW, FrameArrived, LinkSocket, count, link_socket
+from overlay.link_sockets import (
+    MORE_NOW,
+    NOW,
+    FrameArrived,
+    LinkSocket,
+    count,
+    link_socket,
+    send_part,
+)
 from overlay.outbox import Outbox
 from overlay.watch import HANDSHAKE_FAILED, Ends, Monitor, ends_of
 from planetserve.errors import ConfigurationError
@@ -47,22 +55,14 @@ class Came:
         self._socket = socket
 
     def offer(self, frame: bytes) -> bool:
-        if not self.room():
-            return False
-        self._socket.send(frame, NOW)
-        return True
-
-    def room(self) -> bool:
         try:
-            self._socket.send(self._name, MORE_NOW)
+            send_part(self._socket, self._name, MORE_NOW)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):  # full; or gone, as we will hear
                 return False
             raise
+        send_part(self._socket, frame, NOW)
         return True
-
-    def put(self, frame: bytes) -> None:
-        self._socket.send(frame, NOW)
 
 
 Item = TypeVar("Item")
@@ -161,7 +161,7 @@ class Door:
         if more_to_send or not all_read:
             return False
         # Sending may have swallowed the signal that there is something to read.
-        return not number_option(self._socket, zmq.EVENTS) & zmq.POLLIN
+        return not readable(self._socket)
 
     def _read(self) -> bool:
         """A burst of frames; returns whether there are no more."""

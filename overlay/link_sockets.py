@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import zmq
+import zmq.backend
 from prometheus_client import Counter
 
 from overlay.core.connections import ConnectionLimits
@@ -25,6 +26,9 @@ HEARTBEAT_MS = 2000
 
 NOW: Final = int(zmq.DONTWAIT)
 MORE_NOW: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+
+send_part = zmq.backend.Socket.send
+"""`socket.send` without the arguments that other kinds of sockets have, in half the time."""
 
 FrameArrived: TypeAlias = Callable[[Peer, bytes], None]
 LinkSocket: TypeAlias = "zmq.Socket[bytes]"

@@ -127,11 +127,9 @@ class Links:
     def send(self, peer: Peer, frame: bytes) -> bool:
         """Send or queue `frame` for `peer`, dialling it when needed; False when it is not there
         any more, or cannot be dialled."""
-        link = self._link(peer)
+        link = self._link(peer) or (self._dial(peer) if peer.dialled else None)
         if link is None:
-            link = self._dial(peer) if peer.dialled else None
-            if link is None:
-                return False
+            return False
         self._outbox.send(link, frame)
         link.turns.soon()
         return True

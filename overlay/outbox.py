@@ -44,11 +44,6 @@ class Sink(Protocol):
     def offer(self, frame: bytes) -> bool:
         """Send it now, or say that it is not taken."""
 
-    def room(self) -> bool:
-        """Whether it takes a frame now; if so, `put` must follow at once."""
-
-    def put(self, frame: bytes) -> None: ...
-
 
 @dataclass(slots=True)
 class _Waiting:
@@ -164,16 +159,17 @@ class Outbox:
         """Returns whether frames were taken and more wait."""
         peer, sink = waiting.sink.peer, waiting.sink
         taken = 0
-        while len(waiting.queue) and taken < FRAMES_A_TURN and sink.room():
+        while taken < FRAMES_A_TURN:
             frame = waiting.queue.take()
-            assert frame is not None
-            sink.put(frame)
+            if frame is None:
+                self.drop(peer)
+                return False
+            if not sink.offer(frame):
+                waiting.queue.put_back(frame)
+                break
             taken += 1
             if self._sent is not None and frame[ID_BYTES] == STREAM:
                 self._note_sent(peer, frame)
-        if not len(waiting.queue):
-            self.drop(peer)
-            return False
         if taken:
             waiting.progress_s = asyncio.get_running_loop().time()
             if not peer.dialled:

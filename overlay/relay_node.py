@@ -100,7 +100,10 @@ class RelayNode:
         return (routes.height, routes.hash) if routes is not None else (0, bytes(32))
 
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
-        self._carry_out(self._core.frame_arrived(peer, frame, time.time()))
+        effects = self._core.frame_arrived(peer, frame, time.time())
+        if type(effects) is tuple and self._links.send(*effects[0]):
+            return  # a cell passed on, which most frames are
+        self._carry_out(effects)
 
     def _peer_gone(self, peer: Peer) -> None:
         self._carry_out(self._core.peer_gone(peer))

@@ -63,16 +63,18 @@ class Ends:
 
     def taken_bytes(self) -> int | None:
         """How many bytes of the other side's were read from the connection so far; None if that
-        cannot be told: it is closed, or the system does not count."""
+        cannot be told: it is closed, bytes came or were read while we looked, or the system does
+        not count."""
         if sys.platform != "linux":
             return None
         try:
             with self._confirmed() as connection:
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
                 waiting = fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4))
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+                moved = fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)) != waiting
         except OSError:
             return None
-        if len(info) < _TCP_INFO_BYTES:
+        if moved or len(info) < _TCP_INFO_BYTES:
             return None
         (received,) = struct.unpack_from("=Q", info, _RECEIVED_OFFSET)
         return int(received) - int.from_bytes(waiting, sys.byteorder)

@@ -6,6 +6,7 @@ n < most           frame                         n + 1
 most               frame                         0      overflow: its path is to be shed
 n                  CLOSE                         1      it takes the place of what waited
 n                  link free, its turn           n - 1  one frame sent, the next id's turn
+n                  link was not free after all   n + 1  the frame is the next again
 n                  purge                         0
 n, the largest     all queues exceed the budget  0      its path is to be shed
 
@@ -71,6 +72,14 @@ class FairQueue:
         self._size -= 1
         self._add_bytes(-len(frame))
         return frame
+
+    def put_back(self, frame: bytes) -> None:
+        """Undo the last `take`, which was of `frame`."""
+        link_id = frame[:ID_BYTES]
+        self._frames.setdefault(link_id, []).insert(0, frame)
+        self._frames.move_to_end(link_id, last=False)
+        self._size += 1
+        self._add_bytes(len(frame))
 
     def purge(self, link_id: bytes) -> None:
         """Drop the frames of a path that is no more."""

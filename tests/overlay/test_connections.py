@@ -16,6 +16,7 @@ from overlay.core.connections import (
 )
 from overlay.core.effects import Neighbour
 from overlay.core.quotas import Rate
+from overlay.link_sockets import HIGH_WATER_FRAMES
 
 A, B, C = (Neighbour(False, bytes((10, 0, number))) for number in range(3))
 NODE = Neighbour(True, bytes(20))
@@ -131,6 +132,10 @@ def test_frames_and_heartbeats_account_for_all_bytes() -> None:
         intake.frames += 10
         taken_bytes += 10 * FRAME_WIRE_BYTES + OTHER_BYTES_A_S // 2
         assert intake.holds(taken_bytes, float(second)) <= OTHER_BYTES_A_S
+
+
+def test_what_zeromq_holds_in_frames_is_not_too_much() -> None:
+    assert ConnectionLimits().unread_bytes > 2 * HIGH_WATER_FRAMES * FRAME_WIRE_BYTES
 
 
 def test_what_makes_no_frame_adds_up() -> None:

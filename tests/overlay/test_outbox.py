@@ -124,3 +124,16 @@ async def test_a_stream_frame_is_reported_when_it_leaves() -> None:
     sink.takes = 1
     box.drain_some()
     assert await sent.get() == (sink.peer, link_id(2))
+
+
+async def test_a_frame_that_is_not_taken_is_the_next_again() -> None:
+    box, sink = outbox(), came(1)
+    for path in (1, 2, 1, 2):
+        box.send(sink, frame(path))
+    for _ in range(3):
+        assert not box.drain(sink.peer)
+    for _ in range(4):
+        sink.takes = 1
+        box.drain(sink.peer)
+    assert sink.taken == [frame(path) for path in (1, 2, 1, 2)]
+    assert box.queued_bytes == 0
