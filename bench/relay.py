@@ -188,7 +188,9 @@ def _set_up_figures() -> list[Figure]:
         _load(SINK) as (load, folder),
         chain("ours", folder, range(1, RELAYS + 1), SINK, load.port) as hops,
     ):
-        establish(load, load.dial(hops[0]), [hop.identity for hop in hops[:HOPS]])
+        for number in range(RELAYS):  # each learns of the others
+            through = [hops[(number + step) % RELAYS] for step in range(HOPS)]
+            establish(load, load.dial(through[0]), [hop.identity for hop in through])
         for _ in range(PATH_SETS):
             with _load(SINK) as (client, _):
                 taken_ms.append(_path_set_ms(client, random.sample(hops, RELAYS)))

@@ -14,6 +14,7 @@ from overlay.core import payload as payloads
 from overlay.core.layer import unwrap, wrap
 from overlay.core.payload import Payload, decode_payload, encode_payload
 from overlay.core.reasons import read_close_body, read_error_data
+from overlay.core.relay_exit import CREDIT_STEP
 from overlay.core.setup import HopKeys, HopSpec, build_setup, period_of
 from overlay.core.wire import (
     BODY_BYTES,
@@ -118,19 +119,27 @@ class PathSender:
         self._turn = deque(paths)
 
     def next(self) -> tuple[int, bytes] | None:
-        for _ in range(len(self._turn)):
-            path = self._turn[0]
-            self._turn.rotate(-1)
-            if path.cells and path.credits != 0:
-                if path.credits is not None:
-                    path.credits -= 1
-                return path.socket, path.cells.popleft()
+        while self._turn:
+            path = self._turn.popleft()
+            if not path.cells or path.credits == 0:
+                continue  # it is back with its next credits
+            if path.credits is not None:
+                path.credits -= 1
+            self._turn.append(path)
+            return path.socket, path.cells.popleft()
         return None
 
     def heard(self, socket: int, frame: bytes) -> None:
         path = self._by_id.get(frame[:ID_BYTES])
-        if path is not None:
+        if path is None:
+            return
+        if path.credits is None:  # a relay in the middle grants nothing
             path.heard(frame)
+            return
+        # Nothing else comes back than credits; to open each cell would take this end's time.
+        path.credits += CREDIT_STEP
+        if path.credits == CREDIT_STEP and path not in self._turn:
+            self._turn.append(path)
 
 
 class SameSender:

@@ -30,15 +30,15 @@ class Turns:
         self._turn = turn
         self._loop = asyncio.get_running_loop()
         self._descriptor = number_option(socket, _FD)
-        self._scheduled = False
+        self.scheduled = False
         self._closed = False
         self._loop.add_reader(self._descriptor, self._run)
         self.soon()
 
     def soon(self) -> None:
         """Have a turn soon: the socket was used, which may have swallowed its signal."""
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             self._loop.call_soon(self._run)
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Turns:
             self._socket.close(linger=0)
 
     def _run(self) -> None:
-        self._scheduled = False
+        self.scheduled = False
         if self._closed:
             return
         drained = False

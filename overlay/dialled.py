@@ -11,7 +11,7 @@ from overlay.core.connections import Intake
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.wire import FRAME_BYTES
 from overlay.link_sockets import NOW, FrameArrived, LinkSocket, count, send_part
-from overlay.outbox import Outbox
+from overlay.outbox import Outbox, Waiting
 from overlay.watch import CONNECTION_LOST, Ends, Monitor, ends_of
 
 LAST_BURSTS = 4
@@ -31,6 +31,7 @@ class Dialled:
     ) -> None:
         self.peer = peer
         self.neighbour = Neighbour(True, peer.name)
+        self.waiting: Waiting | None = None
         self._socket = socket
         self._outbox = outbox
         self._frame_arrived = frame_arrived
@@ -94,8 +95,10 @@ class Dialled:
                 if not self._skipping:
                     count("parts")
                 self._skipping = part.more
-            elif len(part) != FRAME_BYTES:
-                count("wrong_size")
+                continue
+            frame = part.bytes
+            if len(frame) == FRAME_BYTES:
+                self._frame_arrived(self.peer, frame)
             else:
-                self._frame_arrived(self.peer, part.bytes)
+                count("wrong_size")
         return False

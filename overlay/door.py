@@ -30,7 +30,7 @@ from overlay.link_sockets import (
     link_socket,
     send_part,
 )
-from overlay.outbox import Outbox
+from overlay.outbox import Outbox, Waiting
 from overlay.watch import HANDSHAKE_FAILED, Ends, Monitor, ends_of
 from planetserve.errors import ConfigurationError
 from planetserve.keys import Identity
@@ -41,7 +41,16 @@ _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPT_FAILED 
 class Came:
     """A link that came to us."""
 
-    __slots__ = ("_name", "_socket", "connection", "intake", "neighbour", "peer", "turns")
+    __slots__ = (
+        "_name",
+        "_socket",
+        "connection",
+        "intake",
+        "neighbour",
+        "peer",
+        "turns",
+        "waiting",
+    )
 
     def __init__(
         self, connection: Connection, granted: Granted, socket: LinkSocket, turns: Turns
@@ -51,6 +60,7 @@ class Came:
         self.connection = connection
         self.intake = connection.intake
         self.turns = turns
+        self.waiting: Waiting | None = None
         self._name = granted.name
         self._socket = socket
 
@@ -186,10 +196,11 @@ class Door:
             link.intake.frames += 1
             if part.more:
                 continue
-            if len(part) != FRAME_BYTES:
-                count("wrong_size")
+            frame = part.bytes
+            if len(frame) == FRAME_BYTES:
+                self._frame_arrived(link.peer, frame)
             else:
-                self._frame_arrived(link.peer, part.bytes)
+                count("wrong_size")
         return False
 
     def _skip_part(self, intake: Intake) -> None:

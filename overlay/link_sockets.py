@@ -16,7 +16,7 @@ from overlay.core.wire import FRAME_BYTES
 
 EVENTS = Counter("planetserve_link_events", "What happened on overlay links, by kind", ["event"])
 
-HIGH_WATER_FRAMES = 64
+HIGH_WATER_FRAMES = 128
 """How many whole frames ZeroMQ holds of a connection in each direction."""
 MAX_PART_BYTES = FRAME_BYTES + 256
 """More than a frame and what encryption adds; a larger part ends its connection."""

@@ -99,6 +99,7 @@ class Links:
         self._context: zmq.Context[LinkSocket] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_A_LINK * (MAX_DIALLED + 2))
         self._door: Door | None = None
+        self._came: dict[bytes, Came] = {}
         self._dialled: dict[Peer, Dialled] = {}
         self._dialled_in_turn = InTurn()
         self._ticker: asyncio.TimerHandle | None = None
@@ -121,17 +122,23 @@ class Links:
             self._frame_arrived,
             self._gone,
         )
+        self._came = self._door.links
         self._tick_from_now_on()
         return self._door.port
 
     def send(self, peer: Peer, frame: bytes) -> bool:
         """Send or queue `frame` for `peer`, dialling it when needed; False when it is not there
         any more, or cannot be dialled."""
-        link = self._link(peer) or (self._dial(peer) if peer.dialled else None)
+        link: Dialled | Came | None
+        if peer.dialled:
+            link = self._dialled.get(peer) or self._dial(peer)
+        else:
+            link = self._came.get(peer.name)
         if link is None:
             return False
         self._outbox.send(link, frame)
-        link.turns.soon()
+        if not link.turns.scheduled:
+            link.turns.soon()
         return True
 
     def purge(self, peer: Peer, link_id: bytes) -> None:
@@ -166,7 +173,7 @@ class Links:
     def _link(self, peer: Peer) -> Dialled | Came | None:
         if peer.dialled:
             return self._dialled.get(peer)
-        return self._door.links.get(peer.name) if self._door is not None else None
+        return self._came.get(peer.name)
 
     def _gone(self, peer: Peer) -> None:
         self.hang_up(peer)

@@ -37,16 +37,19 @@ PathEvent = Callable[[Peer, bytes], None]
 
 
 class Sink(Protocol):
-    """One neighbour's end of a socket."""
+    """One neighbour's end of a socket; `waiting` is the outbox's."""
 
     peer: Peer
+    waiting: Waiting | None
 
     def offer(self, frame: bytes) -> bool:
         """Send it now, or say that it is not taken."""
 
 
 @dataclass(slots=True)
-class _Waiting:
+class Waiting:
+    """What waits for one neighbour, and when it last took something."""
+
     sink: Sink
     queue: FairQueue
     progress_s: float
@@ -64,7 +67,7 @@ class Outbox:
         self._stall_s = stall_s
         self._shed = shed
         self._sent = sent
-        self._waiting: dict[Peer, _Waiting] = {}
+        self._waiting: dict[Peer, Waiting] = {}
         self._in_turn: OrderedDict[Peer, None] = OrderedDict()
         self._shedding: dict[tuple[Peer, bytes], None] = {}
         self._to_tell: list[tuple[Peer, bytes]] = []
@@ -78,19 +81,12 @@ class Outbox:
 
     def send(self, sink: Sink, frame: bytes) -> None:
         """Send `frame`, or queue it behind what waits for the same neighbour."""
-        peer = sink.peer
-        waiting = self._waiting.get(peer)
-        if waiting is None:
-            if sink.offer(frame):
-                if self._sent is not None and frame[ID_BYTES] == STREAM:
-                    self._note_sent(peer, frame)
-                return
-            now_s = asyncio.get_running_loop().time()
-            waiting = self._waiting[peer] = _Waiting(sink, self._budget.queue(peer), now_s)
-            if not peer.dialled:
-                self._in_turn[peer] = None
-                self._try_again_later()
-        self._queue(waiting, frame)
+        if sink.waiting is not None:
+            self._queue(sink.waiting, frame)
+        elif not sink.offer(frame):
+            self._queue(self._wait(sink), frame)
+        elif frame[ID_BYTES] == STREAM and self._sent is not None:
+            self._note_sent(sink.peer, frame)
 
     def drain(self, peer: Peer) -> bool:
         """The socket of `peer` alone may take frames again. Returns whether to go on soon."""
@@ -114,7 +110,9 @@ class Outbox:
 
     def drop(self, peer: Peer) -> None:
         """The link is gone, or nothing waits for it any more."""
-        if self._waiting.pop(peer, None) is not None:
+        waiting = self._waiting.pop(peer, None)
+        if waiting is not None:
+            waiting.sink.waiting = None
             self._in_turn.pop(peer, None)
             self._budget.drop(peer)
 
@@ -146,7 +144,16 @@ class Outbox:
         if self._in_turn:
             self._try_again_later()
 
-    def _queue(self, waiting: _Waiting, frame: bytes) -> None:
+    def _wait(self, sink: Sink) -> Waiting:
+        peer, now_s = sink.peer, asyncio.get_running_loop().time()
+        waiting = self._waiting[peer] = Waiting(sink, self._budget.queue(peer), now_s)
+        sink.waiting = waiting
+        if not peer.dialled:
+            self._in_turn[peer] = None
+            self._try_again_later()
+        return waiting
+
+    def _queue(self, waiting: Waiting, frame: bytes) -> None:
         peer, link_id = waiting.sink.peer, frame[:ID_BYTES]
         if (peer, link_id) in self._shedding and frame[ID_BYTES] != CLOSE:
             return  # its path ends as soon as it hears so
@@ -155,7 +162,7 @@ class Outbox:
         for victim, victim_id in self._budget.over():
             self._note_shed(victim, victim_id)
 
-    def _drain(self, waiting: _Waiting) -> bool:
+    def _drain(self, waiting: Waiting) -> bool:
         """Returns whether frames were taken and more wait."""
         peer, sink = waiting.sink.peer, waiting.sink
         taken = 0

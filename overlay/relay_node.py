@@ -50,7 +50,7 @@ class RelayNode:
             self._frame_arrived,
             self._peer_gone,
             lambda peer, link_id: self._carry_out(self._core.shed(peer, link_id)),
-            lambda peer, link_id: self._carry_out(self._core.sent(peer, link_id)),
+            self._stream_sent,
             identity=identity,
             node_of_key=directory.node_of_transport_key,
         )
@@ -104,6 +104,11 @@ class RelayNode:
         if type(effects) is tuple and self._links.send(*effects[0]):
             return  # a cell passed on, which most frames are
         self._carry_out(effects)
+
+    def _stream_sent(self, peer: Peer, link_id: bytes) -> None:
+        effects = self._core.sent(peer, link_id)
+        if effects:
+            self._carry_out(effects)
 
     def _peer_gone(self, peer: Peer) -> None:
         self._carry_out(self._core.peer_gone(peer))

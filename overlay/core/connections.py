@@ -44,7 +44,7 @@ class ConnectionLimits:
     a_node: int = 16
     stranger_rate: Rate = STRANGER_CONNECTIONS
     local_rate: Rate = LOCAL_CONNECTIONS
-    unread_bytes: int = 512 << 10
+    unread_bytes: int = 768 << 10
     """What ZeroMQ may hold of one connection: its queue of whole frames, and buffers."""
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from overlay.core.effects import Peer
 from overlay.core.wire import FRAME_BYTES, STREAM
-from overlay.outbox import STUCK_AFTER_S, TRIED_A_TURN, Outbox
+from overlay.outbox import STUCK_AFTER_S, TRIED_A_TURN, Outbox, Waiting
 from tests.overlay.link_ends import frame, link_id
 
 
 @dataclass
 class Sink:
     peer: Peer
+    waiting: Waiting | None = None
     takes: int = 0
     asked: int = 0
     taken: list[bytes] = field(default_factory=list)
@@ -35,7 +36,7 @@ class Sink:
 
 
 def came(number: int, takes: int = 0) -> Sink:
-    return Sink(Peer(False, b"%d" % number), takes)
+    return Sink(Peer(False, b"%d" % number), takes=takes)
 
 
 def outbox(max_bytes: int = 1 << 20) -> Outbox:
