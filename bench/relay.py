@@ -252,9 +252,10 @@ def _middle(count: int) -> tuple[float, float]:
         sockets = [load.dial(relay, f"127.0.0.{2 + source}") for source in range(SOURCES)]
         paths = middle_paths(load, sockets, relay, NEXT_RELAY, count)
         resident_mib = relay.resident_mib()
+        warm_up = max(WARM_UP_CELLS, count)  # one on each path: its first cell makes its cipher
         for path in paths:
-            path.prepare(NEXT_RELAY.id, -(-(WARM_UP_CELLS + CELLS) // count))
-        return load.run(PathSender(paths), WARM_UP_CELLS, CELLS), resident_mib
+            path.prepare(NEXT_RELAY.id, -(-(warm_up + CELLS) // count))
+        return load.run(PathSender(paths), warm_up, CELLS), resident_mib
 
 
 def _until_known(load: Load, relay: Hop) -> None:
