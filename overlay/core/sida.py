@@ -188,16 +188,13 @@ def _code(n: int, k: int) -> ECDriver:
 
 
 @lru_cache(maxsize=64)
-def _fragment_headers(n: int, k: int, length: int) -> tuple[tuple[bytes, ...], int]:
-    """The library's headers for a ciphertext of `length` bytes, and the size of what follows.
+def _fragment_headers(n: int, k: int, length: int) -> tuple[bytes, ...]:
+    """The library's headers for a ciphertext of `length` bytes.
 
     They depend on nothing else, so they need not travel, and no bytes of a peer's choosing
     reach the library's header parser.
     """
-    fragments = _code(n, k).encode(bytes(length))
-    return tuple(f[:FRAGMENT_HEADER_BYTES] for f in fragments), len(
-        fragments[0]
-    ) - FRAGMENT_HEADER_BYTES
+    return tuple(f[:FRAGMENT_HEADER_BYTES] for f in _code(n, k).encode(bytes(length)))
 
 
 def _disperse(ciphertext: bytes, n: int, k: int) -> list[bytes]:
@@ -211,19 +208,14 @@ def _disperse(ciphertext: bytes, n: int, k: int) -> list[bytes]:
 
 
 def _gather(cloves: Sequence[Clove], n: int, k: int, length: int) -> bytes:
-    headers: tuple[bytes, ...] = ()
-    if k == 1:
-        size = length
-    elif k == n:
-        size = -(-length // k)
-    else:
-        headers, size = _fragment_headers(n, k, length)
+    size = -(-length // k)  # before any work whose amount a peer only claims
     if any(len(clove.fragment) != size for clove in cloves):
         raise SidaError("a fragment has the wrong size")
     if k == 1:
         return cloves[0].fragment
     if all(clove.index < k for clove in cloves):  # the code is systematic: they are the ciphertext
         return b"".join(clove.fragment for clove in cloves)[:length]
+    headers = _fragment_headers(n, k, length)
     fragments = [headers[clove.index] + clove.fragment for clove in cloves]
     try:
         return bytes(_code(n, k).decode(fragments))

@@ -139,6 +139,22 @@ def test_how_often_choices_are_tried_is_bounded() -> None:
         sida.combine_any(replace(clove, key_share=bytes(32)) for clove in cloves)
 
 
+def test_a_length_that_a_clove_only_claims_costs_nothing() -> None:
+    sida._fragment_headers.cache_clear()
+    claimed = [
+        sida.Clove(16, 2, index, sida.MAX_MESSAGE_BYTES, bytes(32), b"short") for index in (14, 15)
+    ]
+    with pytest.raises(sida.SidaError):
+        sida.combine_any(claimed)
+    assert sida._fragment_headers.cache_info().misses == 0
+
+
+@given(st.integers(16, 20_000), THRESHOLDS)
+def test_a_fragment_is_the_ciphertext_over_k(size: int, threshold: tuple[int, int]) -> None:
+    n, k = threshold
+    assert {len(fragment) for fragment in sida._disperse(bytes(size), n, k)} == {-(-size // k)}
+
+
 def test_no_cloves_at_all() -> None:
     with pytest.raises(sida.SidaError):
         sida.combine_any([])
