@@ -176,9 +176,12 @@ def _guard(item: Any) -> Guard:
     node = item.get("node")
     if not isinstance(node, str) or len(node) != 2 * NODE_ID_BYTES:
         raise ValueError("not a node id")
+    node_id = bytes.fromhex(node)
+    if node_id.hex() != node:  # `fromhex` passes over spaces
+        raise ValueError("not a node id as it is written")
     ends_day, missing = item.get("ends_day"), item.get("missing_since_day")
     return Guard(
-        bytes.fromhex(node),
+        node_id,
         _day(item.get("added_day")),
         None if ends_day is None else _day(ends_day),
         None if missing is None else _day(missing),

@@ -76,6 +76,15 @@ def test_any_guard_is_read_or_refused(value: Any, key: str) -> None:
         assert len(read_kept(content, CHAIN).guards.guards) == 1
 
 
+@pytest.mark.parametrize("node", ["aa " * 13 + " ", "AB" * 20, "xy" * 20])
+def test_a_node_is_written_in_one_way_only(node: str) -> None:
+    content = write_kept(SOME, CHAIN)
+    content["guards"][0]["node"] = node
+    assert len(node) == 40
+    with pytest.raises(ValueError, match=r"node id|hexadecimal"):
+        read_kept(content, CHAIN)
+
+
 def test_a_build_that_took_minutes_does_not_spoil_the_file() -> None:
     kept = Kept(build_times=BuildTimes((600.0,)))
     assert read_kept(write_kept(kept, CHAIN), CHAIN).build_times.durations_s == (60.0,)
