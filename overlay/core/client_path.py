@@ -30,7 +30,13 @@ from overlay.core.credit import CreditMeter, CreditWindow
 from overlay.core.effects import Entropy, Peer, Send
 from overlay.core.layer import MAX_HOPS, TAG_BYTES, unwrap, wrap
 from overlay.core.payload import Payload, decode_payload, encode_payload
-from overlay.core.reasons import Reason, Report, read_close_body, read_error_data
+from overlay.core.reasons import (
+    Reason,
+    Report,
+    read_close_body,
+    read_end_data,
+    read_error_data,
+)
 from overlay.core.setup import HopKeys, HopSpec, build_setup
 from overlay.core.wire import (
     BODY_BYTES,
@@ -236,7 +242,7 @@ class ClientPath:
                     for p in self._held
                     if p.stream != payload.stream or p.command == payloads.OPEN
                 )
-                reason = read_error_data(payload.data).reason
+                reason = read_end_data(payload.data)
                 return [], [StreamOver(payload.stream, reason)]
             case payloads.CREDIT:
                 self._window.grant(int.from_bytes(payload.data, "big"))

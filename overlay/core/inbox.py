@@ -252,6 +252,9 @@ class Inbox:
         self, route: Route, received: ReceivedClove, now_s: float
     ) -> list[InboxEffect]:
         message_id, clove = received.message_id, received.clove
+        if attach.derive(received.path_key).id in self._by_attach:
+            # It came before, or its asker made two seals with one key.
+            return [Count("clove_refused"), route.end(REFUSED)]
         answer = self._requests.get(message_id)
         if answer is None:
             period = period_of_message(message_id)

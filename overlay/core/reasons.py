@@ -2,6 +2,7 @@
 
     CLOSE body   reason 1 | length of detail 1 | detail | zeros
     ERROR data   reason 1 | detail
+    END data     reason 1
 
 The detail of a reason has one length; what it says is for the client to act on:
 
@@ -67,6 +68,15 @@ def read_close_body(body: bytes) -> Report:
     if report.close_body() != body:
         raise CellError("a CLOSE is not padded with zeros")
     return report
+
+
+def read_end_data(data: bytes) -> Reason:
+    """Raises `CellError`. A stream's end has no room for the detail of its reason."""
+    try:
+        (number,) = data
+        return Reason(number)
+    except ValueError as error:
+        raise CellError("an unknown reason of an end") from error
 
 
 def read_error_data(data: bytes) -> Report:

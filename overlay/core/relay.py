@@ -177,13 +177,13 @@ class Relay:
 
     def shed(self, peer: Peer, link_id: bytes) -> list[Effect]:
         """What waited for `peer` under `link_id` was too much, and is dropped."""
-        entry = self._links.get(peer, {}).get(backward_id(link_id))
-        if entry is not None and entry.role == Role.TARGET:
-            return [Count("stream_shed"), *self._stream_over(entry, Reason.SHED, tell=True)]
-        if entry is not None:
-            return [Count("path_shed"), *self._close(entry.path, Report(Reason.SHED))]
         if peer.dialled:
-            return []
+            entry = self._links.get(peer, {}).get(backward_id(link_id))
+            if entry is None:
+                return []
+            if entry.role == Role.TARGET:
+                return [Count("stream_shed"), *self._stream_over(entry, Reason.SHED, tell=True)]
+            return [Count("path_shed"), *self._close(entry.path, Report(Reason.SHED))]
         # The owner cannot open a cell after those that are lost; the hop before can say it.
         told = Send(peer, encode_frame(link_id, CLOSE, Report(Reason.SHED).close_body()))
         for in_id, found in self._links.get(peer, {}).items():

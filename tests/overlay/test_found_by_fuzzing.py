@@ -1,0 +1,86 @@
+"""Faults that `tests.fuzz` found, each as it would have been brought about."""
+
+from __future__ import annotations
+
+import pytest
+
+from overlay.core import sealed, sida
+from overlay.core.client_path import OPEN, StreamOver
+from overlay.core.effects import Peer
+from overlay.core.reasons import Reason, Report
+from overlay.core.request import COUNT_BYTES, stream_bytes
+from overlay.core.wire import ID_BYTES, STREAM_END, backward_id, encode_frame
+from tests.overlay.door import PERIOD, PUBLIC, TARGET, Door
+from tests.overlay.world import OWNER, Carried, World, node_id
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        Report(Reason.PERIOD, bytes(4)),
+        Report(Reason.UNKNOWN_NEXT, bytes(16)),
+        Report(Reason.PUZZLE, bytes(17)),
+    ],
+)
+def test_a_stream_that_ends_for_a_reason_with_a_detail_costs_no_path(report: Report) -> None:
+    """As a model node ends it whose clock is not the asker's."""
+    world = World()
+    owned = world.build()
+    number = owned.ask(b"question")
+    (asked,) = world.at_target()
+    link_id = backward_id(asked.frame[:ID_BYTES])
+    ended = encode_frame(link_id, STREAM_END, report.close_body())
+    world.deliver(Carried(asked.receiver, asked.sender, ended, dialled=True))
+    assert owned.receive() == [StreamOver(number, report.reason)]
+    assert owned.path.phase == OPEN
+
+
+def test_the_path_that_is_shed_is_the_one_whose_frames_are_lost() -> None:
+    """Who builds paths draws their ids, and may draw one that follows from another's."""
+    world = World(relays=1)
+    world.wire = lambda carried: []
+    bodies = [world.begin().setup[ID_BYTES:] for _ in range(2)]
+    world.wire = lambda carried: [carried]
+    drawn = bytes(ID_BYTES)
+    following = backward_id(backward_id(drawn))
+    for link_id, body in zip((drawn, following), bodies, strict=True):
+        world.deliver(Carried(OWNER, node_id(1), link_id + body))
+    (member,) = world.line
+    assert member.core.paths == 2
+    world.carry_out(member, member.core.shed(Peer(False, OWNER), backward_id(drawn)))
+    (left,) = member.core._paths
+    assert left.in_id == following
+
+
+def sealed_stream(message_id: bytes, clove: sida.Clove, secret: bytes) -> bytes:
+    """A stream of one cell, sealed with `secret` in place of a fresh key."""
+    size = stream_bytes(1) - COUNT_BYTES - sealed.ENCAPSULATED_BYTES - sealed.TAG_BYTES
+    plain = (message_id + clove.encode()).ljust(size, b"\0")
+    info = b"planetserve/clove/v2\0" + TARGET
+    return b"\0\1" + sealed.seal(PUBLIC, info, plain, secret).data
+
+
+def id_of(number: int) -> bytes:
+    return PERIOD.to_bytes(4, "big") + bytes((number,)) * 12
+
+
+def test_two_requests_whose_seals_have_one_key_are_one_at_most() -> None:
+    """An asker seals as it likes; what two seals export is then the same."""
+    door, secret = Door(), bytes(range(32))
+    clove = sida.split(b"message", 4, 3, bytes(96))[0]
+    first = door.stream(0, sealed_stream(id_of(1), clove, secret))
+    second = door.stream(1, sealed_stream(id_of(2), clove, secret))
+    assert door.ended == {second: Reason.TARGET_REFUSED}
+    door.advance(20.0)
+    assert door.ended[first] == Reason.EXPIRED
+    assert door.kept == []
+
+
+def test_two_cloves_whose_seals_have_one_key_are_one_at_most() -> None:
+    door, secret = Door(), bytes(range(32))
+    cloves = sida.split(b"message", 4, 3, bytes(96))
+    door.stream(0, sealed_stream(id_of(1), cloves[0], secret))
+    second = door.stream(1, sealed_stream(id_of(1), cloves[1], secret))
+    assert door.ended == {second: Reason.TARGET_REFUSED}
+    door.advance(20.0)
+    assert door.kept == []
