@@ -11,6 +11,7 @@ import typer
 
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
+from overlay.relaying import RelaySettings, announcement
 from overlay.replay_log import folder_beside
 from planetserve import cli
 from planetserve.health import HealthServer
@@ -21,7 +22,6 @@ from planetserve.logs import configure_logging, get_logger
 from planetserve.network import Network, load_network
 from planetserve.records import TRUSTED
 from planetserve.registration import announce
-from planetserve.transactions import register
 
 app = typer.Typer(
     help="Relay other people's requests, without learning who asks or what.",
@@ -58,31 +58,20 @@ def run(
     The relay registers itself; it carries traffic once a verifier has endorsed it.
     """
     configure_logging(log_level)
-    settings = load_network(network)
+    known = load_network(network)
     identity = read_or_create_identity(key)
     with locked_key(key):
-        replay_folder = folder_beside(key)
-        asyncio.run(
-            _run(settings, identity, replay_folder, name, bind, public or bind, operator, http)
-        )
+        settings = RelaySettings(bind, key, name, public, operator)
+        asyncio.run(_run(known, identity, settings, http))
 
 
-async def _run(
-    network: Network,
-    identity: Identity,
-    replay_folder: Path,
-    name: str,
-    bind: str,
-    public: str,
-    operator: str,
-    http: str,
-) -> None:
+async def _run(network: Network, identity: Identity, settings: RelaySettings, http: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ledger = LedgerClient(network)
     directory = Directory(ledger)
-    node = RelayNode(identity, bind, directory, replay_folder)
+    node = RelayNode(identity, settings.bind, directory, folder_beside(settings.key))
     node.start()
 
     def health() -> dict[str, Any]:
@@ -90,29 +79,16 @@ async def _run(
         status = record.status if record is not None else "unregistered"
         return {
             "healthy": status == TRUSTED,
-            "name": name,
+            "name": settings.name,
             "id": identity.id.hex(),
             "status": status,
             "paths": node.paths,
         }
 
     server = HealthServer(http, health) if http else None
-    announcing = asyncio.create_task(
-        announce(
-            ledger,
-            identity,
-            register(
-                name=name,
-                roles=["relay"],
-                onion_key=identity.onion_public,
-                transport_key=identity.transport_public,
-                endpoints={"overlay": f"tcp://{public}"},
-                operator=operator,
-            ),
-        )
-    )
+    announcing = asyncio.create_task(announce(ledger, identity, announcement(identity, settings)))
     directory.follow()
-    log.info("relay_started", name=name, node=identity.id.hex())
+    log.info("relay_started", name=settings.name, node=identity.id.hex())
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({announcing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +104,7 @@ async def _run(
         await directory.close()
         await node.close()
         await ledger.close()
-        log.info("relay_stopped", name=name)
+        log.info("relay_stopped", name=settings.name)
 
 
 def main() -> None:

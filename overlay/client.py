@@ -88,7 +88,7 @@ class OverlayClient:
         self._directory = directory
         self._loop = asyncio.get_running_loop()
         rules, draw = self.settings.rules, secrets.randbelow
-        self._memory = RelayMemory(rules, GuardRules(rules.n), draw)
+        self._memory = RelayMemory(rules, GuardRules(rules.n), draw, own)
         pool = PathPool(rules, self.settings.keep_ahead)
         driver = PathDriver(pool, self._memory, os.urandom, draw, own)
         self._asking = Asking(driver, self.settings.limits)
@@ -248,7 +248,6 @@ class OverlayClient:
             match effect:
                 case Send(peer, frame):
                     if not self._links.send(peer, frame):
-                        self._links.hang_up(peer)
                         self._loop.call_soon(self.peer_gone, peer)
                 case Purge(peer, link_id):
                     self._links.purge(peer, link_id)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import Counter, Gauge
 
@@ -18,7 +19,7 @@ from overlay.core.setup import OnionSecrets, period_of
 from overlay.directory import Directory
 from overlay.links import Links
 from overlay.replay_log import ReplayLog
-from planetserve.keys import Identity
+from planetserve.keys import Identity, NodeId
 from planetserve.logs import get_logger
 
 TICK_S = 1.0
@@ -28,6 +29,20 @@ CELLS = Counter("planetserve_relay_cells", "Cells that a relay passed on")
 PATHS = Gauge("planetserve_relay_paths", "Paths that are open at this relay")
 
 log = get_logger()
+
+
+class Beside(Protocol):
+    """A client that uses the relay's links for paths of its own (`overlay.client`): to the next
+    relay its frames look like those that are passed on, and come over the same connection."""
+
+    def knows(self, peer: Peer, frame: bytes) -> bool:
+        """Whether `frame` is of a path of the client."""
+
+    def frame_arrived(self, peer: Peer, frame: bytes) -> None: ...
+
+    def peer_gone(self, peer: Peer) -> None: ...
+
+    def shed(self, peer: Peer, link_id: bytes) -> None: ...
 
 
 class RelayNode:
@@ -45,11 +60,12 @@ class RelayNode:
         self._identity = identity
         self._bind = bind
         self._directory = directory
-        self._links = Links(
+        self._beside: Beside | None = None
+        self.links = Links(
             directory.resolve,
             self._frame_arrived,
             self._peer_gone,
-            lambda peer, link_id: self._carry_out(self._core.shed(peer, link_id)),
+            self._shed,
             self._stream_sent,
             identity=identity,
             node_of_key=directory.node_of_transport_key,
@@ -68,12 +84,20 @@ class RelayNode:
         self._ticker: asyncio.Task[None] | None = None
 
     @property
+    def id(self) -> NodeId:
+        return self._identity.id
+
+    @property
     def paths(self) -> int:
         return self._core.paths
 
+    def share(self, client: Beside) -> None:
+        """Give `client` what comes for it over `links`, which it sends by."""
+        self._beside = client
+
     def start(self) -> int:
         """Returns the port. Raises `ConfigurationError` when the address cannot be bound."""
-        port = self._links.bind(self._bind, self._identity)
+        port = self.links.bind(self._bind, self._identity)
         self._ticker = asyncio.create_task(self._tick(), name="relay tick")
         return port
 
@@ -84,7 +108,7 @@ class RelayNode:
             await asyncio.gather(self._ticker, return_exceptions=True)
             self._carry_out(self._core.shut_down())
             await asyncio.sleep(0)  # lets the last cells reach the sockets' threads
-        self._links.close()
+        self.links.close()
         self._kept(self._replay.close)
 
     # What the core asks about the world (`overlay.core.relay.Surroundings`).
@@ -93,15 +117,18 @@ class RelayNode:
         return self._directory.resolve(node) is not None
 
     def neighbour(self, peer: Peer) -> Neighbour:
-        return self._links.neighbour(peer)
+        return self.links.neighbour(peer)
 
     def route_set(self) -> tuple[int, bytes]:
         routes = self._directory.current
         return (routes.height, routes.hash) if routes is not None else (0, bytes(32))
 
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
+        if self._beside is not None and self._beside.knows(peer, frame):
+            self._beside.frame_arrived(peer, frame)
+            return
         effects = self._core.frame_arrived(peer, frame, time.time())
-        if type(effects) is tuple and self._links.send(*effects[0]):
+        if type(effects) is tuple and self.links.send(*effects[0]):
             return  # a cell passed on, which most frames are
         self._carry_out(effects)
 
@@ -111,7 +138,15 @@ class RelayNode:
             self._carry_out(effects)
 
     def _peer_gone(self, peer: Peer) -> None:
+        if self._beside is not None:
+            self._beside.peer_gone(peer)
         self._carry_out(self._core.peer_gone(peer))
+
+    def _shed(self, peer: Peer, link_id: bytes) -> None:
+        """Which of the two the path was of, each knows by itself."""
+        if self._beside is not None:
+            self._beside.shed(peer, link_id)
+        self._carry_out(self._core.shed(peer, link_id))
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         """A send that fails is a neighbour gone, which has effects in turn."""
@@ -120,12 +155,12 @@ class RelayNode:
             effect = pending.popleft()
             match effect:
                 case Send():
-                    if not self._links.send(effect.peer, effect.frame):
+                    if not self.links.send(effect.peer, effect.frame):
                         pending.extend(self._core.peer_gone(effect.peer))
                 case Count():
                     EVENTS.labels(effect.event).inc()
                 case Purge():
-                    self._links.purge(effect.peer, effect.link_id)
+                    self.links.purge(effect.peer, effect.link_id)
                 case Remember():
                     if not self._kept(partial(self._replay.remember, effect)):
                         pending = deque(self._core.not_remembered())

@@ -3,14 +3,15 @@
 - Relays are those of the route set that are trusted as relays, in the state that the light client
   verified; the caller passes them.
 - No relay is twice in a set, none is the client's own or the target of its questions. The guards
-  of the other slots, and relays that were blamed under this guard, are taken only where the path
-  cannot be had without them, the blamed ones first.
+  of the other slots, those that could not be connected to, and relays that were blamed under this
+  guard, are taken only where the path cannot be had without them, the blamed ones first.
 - They are registered since 600 blocks (`seasoned` says what holds in a young network).
 - One operator at most once a path, then at most once a set; one network likewise.
 - The last relay shares neither operator nor network with the target, before all other rules.
 - Among those with the fewest conflicts, compared in the order of `Conflicts`, uniformly; so each
   rule gives way only where nothing else is left, and what gave way is reported.
-- The first hop of slot i is the i-th guard in line (`guards`).
+- The first hop of slot i is the i-th guard in line (`guards`), or another where that one is on
+  another path of the set; one that waits after a failure only where none else is free.
 - Relays have equal weight: the ledger measures no bandwidth, and what a relay claims of itself
   would be a way to draw paths.
 """
@@ -82,11 +83,12 @@ def choose_set_hops(
     if used.target is not None:
         barred.add(used.target.id)
     line = [node for node in guards.line_up(now_s) if node in by_id]
-    guard = _guard(line, used.slot, barred)
+    ready = guards.ready(now_s)
+    guard = _guard(line, ready, used.slot, barred)
     if guard is None:
         return None
     barred.add(guard)
-    reserved = frozenset(line[: rules.n])
+    reserved = frozenset((*line[: rules.n], *(node for node in line if node not in ready)))
     old = seasoned(relays, height, rules.min_age_blocks, 3 * rules.n * rules.hops)
     for without in (reserved | guards.shunned(guard, now_s), reserved, frozenset()):
         free = [relay for relay in old if relay.id not in barred and relay.id not in without]
@@ -113,10 +115,12 @@ def choose_set_hops(
     return Hops((chosen[0], *reversed(chosen[1:])), relaxed)
 
 
-def _guard(line: Sequence[bytes], slot: int, barred: set[bytes | None]) -> bytes | None:
-    """The guard in line for `slot`; the next free one where another path of the set has it."""
+def _guard(
+    line: Sequence[bytes], ready: frozenset[bytes], slot: int, barred: set[bytes | None]
+) -> bytes | None:
+    """The guard in line for `slot`; where another path of the set has it, the next free one, and
+    one that waits after a failure only where none is ready."""
     free = [node for node in line if node not in barred]
-    if slot < len(line) and line[slot] not in barred:
-        return line[slot]
-    reserve = [node for node in free if node not in line[:slot]]
-    return next(iter(reserve or free), None)
+    own = line[slot : slot + 1]
+    rank = {node: (node not in ready, node not in own, node in line[:slot]) for node in free}
+    return min(free, key=lambda node: rank[node], default=None)

@@ -3,7 +3,8 @@
 Every fresh first hop is another chance to meet one that watches, so a client samples a few guards
 and keeps to them (Tor's proposal 271). They stand in a list; the first n usable ones are in use.
 
-- A list holds up to 3 n guards; one is added only while fewer than n are usable.
+- A list holds up to 3 n guards; one is added only while fewer than n are usable, or where each that
+  is usable has its place on another path of the set already.
 - A guard's life is drawn from 60-120 days at its first use. It leaves the list when that is over,
   when it was unused for 120 days, or when it is 7 days out of the route set.
 - One that cannot be connected to is passed over and tried again after 1, 5, 30, 180 minutes. Where
@@ -19,7 +20,7 @@ and keeps to them (Tor's proposal 271). They stand in a list; the first n usable
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from overlay.core.diversity import NOBODY, Kin, kin_of, least_in_conflict, seasoned
@@ -110,6 +111,10 @@ class GuardList:
         )
         return tuple(guard.node for guard in (*ready, *waiting))
 
+    def ready(self, now_s: float) -> frozenset[bytes]:
+        """Those that do not wait after a failed connection."""
+        return frozenset(guard.node for guard in self.guards if _usable(guard, now_s))
+
     def shunned(self, guard: bytes, now_s: float) -> frozenset[bytes]:
         return frozenset(
             shun.node for shun in self.shuns if shun.guard == guard and shun.until_s > now_s
@@ -131,20 +136,37 @@ def maintained(
     kept = [guard for guard in kept if not _over(guard, day)]
     guards = _judged(replace(guards, guards=tuple(kept)), day)
     listed = list(guards.guards)
-    candidates = [
-        relay
-        for relay in seasoned(relays, height, rules.min_age_blocks, rules.most)
-        if guards.find(relay.id) is None
-    ]
-    usable = sum(guard.missing_since_day is None and guard.retry_s <= now_s for guard in listed)
+    candidates = _candidates(guards, relays, height, rules)
+    usable = sum(_usable(guard, now_s) for guard in listed)
     while usable < rules.n and len(listed) < rules.most and candidates:
-        taken = kin_of(by_id[guard.node] for guard in listed if guard.node in by_id)
-        chosen = _sample(candidates, taken, draw)
+        chosen = _sample(candidates, _kin(listed, by_id), draw)
         candidates.remove(chosen)
         listed.append(Guard(chosen.id, day))
         usable += 1
     shuns = tuple(shun for shun in guards.shuns if shun.until_s > now_s)
     return replace(guards, guards=tuple(listed), shuns=shuns)
+
+
+def for_set(
+    guards: GuardList,
+    relays: Sequence[NodeRecord],
+    height: int,
+    day: int,
+    now_s: float,
+    barred: Collection[bytes],
+    rules: GuardRules,
+    draw: Draw,
+) -> GuardList:
+    """The list with one guard more, if each usable one is `barred`: on another path of a set."""
+    if guards.ready(now_s) - frozenset(barred) or len(guards.guards) >= rules.most:
+        return guards
+    candidates = _candidates(guards, relays, height, rules)
+    candidates = [relay for relay in candidates if relay.id not in barred]
+    if not candidates:
+        return guards
+    by_id: dict[bytes, NodeRecord] = {relay.id: relay for relay in relays}
+    chosen = _sample(candidates, _kin(guards.guards, by_id), draw)
+    return replace(guards, guards=(*guards.guards, Guard(chosen.id, day)))
 
 
 def first_used(guards: GuardList, node: bytes, day: int, draw: Draw) -> GuardList:
@@ -203,6 +225,21 @@ def _with(guards: GuardList, changed: Guard) -> GuardList:
         guards,
         guards=tuple(changed if guard.node == changed.node else guard for guard in guards.guards),
     )
+
+
+def _usable(guard: Guard, now_s: float) -> bool:
+    return guard.missing_since_day is None and guard.retry_s <= now_s
+
+
+def _candidates(
+    guards: GuardList, relays: Sequence[NodeRecord], height: int, rules: GuardRules
+) -> list[NodeRecord]:
+    old = seasoned(relays, height, rules.min_age_blocks, rules.most)
+    return [relay for relay in old if guards.find(relay.id) is None]
+
+
+def _kin(listed: Iterable[Guard], by_id: Mapping[bytes, NodeRecord]) -> Kin:
+    return kin_of(by_id[guard.node] for guard in listed if guard.node in by_id)
 
 
 def _seen(guard: Guard, present: bool, day: int) -> Guard:

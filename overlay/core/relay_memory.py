@@ -11,7 +11,8 @@ first hop not reached     unreachable               its first relay did not answ
 stream answered, or not   used
 
 Guards are looked over (`guards.maintained`) before the next choice after the route set has changed,
-a day began, a guard failed or could not be reached.
+a day began, a guard failed or could not be reached. One that is known to be unreachable is no first
+hop of a set that could have another (`guards.for_set`).
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ from planetserve.records import NodeRecord, RouteSet
 
 
 class RelayMemory:
-    """Mutable; `guards` and `build_times` are what outlasts the process."""
+    """Mutable; `own` is the client's node id if it relays itself. `guards` and `build_times` are
+    what outlasts the process."""
 
-    def __init__(self, rules: Rules, guard_rules: GuardRules, draw: Draw) -> None:
+    def __init__(
+        self, rules: Rules, guard_rules: GuardRules, draw: Draw, own: bytes | None = None
+    ) -> None:
         self.guards = GuardList()
         self.build_times = BuildTimes()
         self.view = RouteView(0, b"")
         self.relays: Sequence[NodeRecord] = ()
-        """The trusted ones whose keys are keys."""
+        """The trusted ones whose keys are keys, without the client's own."""
+        self._own = own
         self._rules = rules
         self._guard_rules = guard_rules
         self._draw = draw
@@ -55,7 +60,11 @@ class RelayMemory:
     def routes_read(self, routes: RouteSet) -> None:
         """A route set that the light client verified."""
         if routes.hash != self.view.hash:
-            self.relays = [r for r in routes.relays() if (r.id, r.onion_key) not in self._unusable]
+            self.relays = [
+                relay
+                for relay in routes.relays()
+                if relay.id != self._own and (relay.id, relay.onion_key) not in self._unusable
+            ]
             self._stale = True
         self.view = RouteView(routes.height, routes.hash)
 
@@ -72,6 +81,19 @@ class RelayMemory:
                 self._draw,
             )
             self._day, self._stale = at.day, False
+        barred = {relay.id for relay in used.others}
+        if used.target is not None:
+            barred.add(used.target.id)
+        self.guards = guards.for_set(
+            self.guards,
+            self.relays,
+            self.view.height,
+            at.day,
+            at.now_s,
+            barred,
+            self._guard_rules,
+            self._draw,
+        )
         return choose_set_hops(
             self.relays, self.view.height, self.guards, used, self._rules, self._draw, at.now_s
         )

@@ -16,8 +16,10 @@ from overlay.core.cover import TYPICAL, CoverSettings
 from overlay.core.diversity import told
 from overlay.directory import Directory
 from overlay.guard_file import GuardFile, guard_file
+from overlay.relaying import RelaySettings
 from planetserve.client.answer import DEFAULT_SYSTEM, Answer, Prompt, request_body
 from planetserve.client.conversation import Conversation
+from planetserve.client.relaying import ClientRelay
 from planetserve.errors import (
     AnswerCutShort,
     EngineError,
@@ -58,6 +60,9 @@ class AsyncClient:
     traffic that answers no question, at the cost that docs/paths.md tells. `state_dir` is where
     the first hops are kept from one run to the next; it is beside the network file if there is
     one, and a client without any chooses new ones each time, which is worse for its user.
+
+    `relay` makes it relay for others while it runs: first hops cannot tell its own questions from
+    those that it passes on, once a verifier has endorsed it and others choose it.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class AsyncClient:
         *,
         cover: bool = False,
         state_dir: Path | None = None,
+        relay: RelaySettings | None = None,
     ) -> None:
         if not isinstance(network, Network):
             file = find_network(Path(network) if network is not None else None)
@@ -78,6 +84,9 @@ class AsyncClient:
         self._path_settings = paths
         self._cover = CoverSettings(TYPICAL) if cover else None
         self._state_dir = state_dir
+        self._relay: ClientRelay | None = None
+        if relay is not None:
+            self._relay = ClientRelay(relay, self._ledger, self._directory)
         self._overlay: OverlayClient | None = None
         self._avoid: dict[bytes, float] = {}
         self._conversations = 0
@@ -111,9 +120,7 @@ class AsyncClient:
             if self._overlay is None:
                 await self._directory.refresh()
                 self._directory.follow()
-                self._overlay = OverlayClient(
-                    self._directory, self._path_settings, self._guard_file(), self._cover
-                )
+                self._overlay = self._start()
         await self._overlay.ensure_paths()
 
     async def close(self, drain: bool = True) -> None:
@@ -123,6 +130,8 @@ class AsyncClient:
         if self._overlay is not None:
             await self._overlay.close(drain)
             self._overlay = None
+        if self._relay is not None:
+            await self._relay.close()
         await self._directory.close()
         await self._ledger.close()
 
@@ -222,6 +231,17 @@ class AsyncClient:
     def _end_conversation(self, number: int) -> None:
         if self._overlay is not None:
             self._overlay.end_session(number)
+
+    def _start(self) -> OverlayClient:
+        settings, cover = self._path_settings, self._cover
+        if self._relay is None:
+            return OverlayClient(self._directory, settings, self._guard_file(), cover)
+        node = self._relay.start()
+        client = OverlayClient(
+            self._directory, settings, self._guard_file(), cover, node.links, node.id
+        )
+        node.share(client)
+        return client
 
     def _guard_file(self) -> GuardFile | None:
         """A network that is made anew under its old name is another one: its genesis tells."""

@@ -105,16 +105,35 @@ def chat(
     temperature: TemperatureOption = 0.0,
     verbose: VerboseOption = False,
     cover: CoverOption = False,
+    relay: Annotated[
+        bool, typer.Option(help="Relay for others meanwhile, if there is an address to bind.")
+    ] = True,
+    bind: Annotated[
+        str, typer.Option(envvar="PLANETSERVE_BIND", help="HOST:PORT to relay for others at.")
+    ] = "",
+    public: Annotated[
+        str,
+        typer.Option(
+            envvar="PLANETSERVE_PUBLIC",
+            help="HOST:PORT that others reach `bind` at, if it differs.",
+        ),
+    ] = "",
+    key: Annotated[
+        Path, typer.Option(help="The relay's key file; made when there is none.")
+    ] = Path("relay.key"),
 ) -> None:
     """Ask questions that follow each other, one a line, until the input ends.
 
     They share paths, which no other question uses. An answer that fails is said, and the
-    conversation goes on.
+    conversation goes on. With an address to bind it relays for others as long as it runs, so that
+    first hops cannot tell which questions are its own.
     """
+    from overlay.relaying import RelaySettings
     from planetserve.client import Client
 
+    relaying = RelaySettings(bind, key, public=public) if relay and bind else None
     with (
-        Client(network, cover=cover) as connection,
+        Client(network, cover=cover, relay=relaying) as connection,
         connection.conversation(system) as conversation,
     ):
         for question in _lines():

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from overlay.client import PathSettings
+from overlay.relaying import RelaySettings
 from planetserve.client.answer import DEFAULT_SYSTEM, Answer, Prompt
 from planetserve.client.asynchronous import AnswerStream, AsyncClient
 from planetserve.client.conversation import Conversation
@@ -29,8 +30,9 @@ class Client:
         *,
         cover: bool = False,
         state_dir: Path | None = None,
+        relay: RelaySettings | None = None,
     ) -> None:
-        self._client = AsyncClient(network, paths, cover=cover, state_dir=state_dir)
+        self._client = AsyncClient(network, paths, cover=cover, state_dir=state_dir, relay=relay)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="planetserve client", daemon=True

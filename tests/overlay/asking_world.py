@@ -77,6 +77,7 @@ class Client:
     keep_ahead: bool = True
     operators: Callable[[int], str] = lambda number: ""
     clock_ahead_s: float = 0.0
+    own: bytes | None = None
 
     def __post_init__(self) -> None:
         self.world = World(relays=self.relays, seed=self.seed, limits=self.limits, wire=self.wire)
@@ -84,9 +85,9 @@ class Client:
         self.damage: Callable[[Carried], Carried] = lambda carried: carried
         self.random = Random(self.seed)
         draw = self.random.randrange
-        self.memory = RelayMemory(Rules(), GuardRules(), draw)
+        self.memory = RelayMemory(Rules(), GuardRules(), draw, self.own)
         pool = PathPool(Rules(), self.keep_ahead)
-        self.paths = PathDriver(pool, self.memory, self.random.randbytes, draw)
+        self.paths = PathDriver(pool, self.memory, self.random.randbytes, draw, self.own)
         self.core = Asking(self.paths, ExchangeLimits())
         self.target = replace(relay(900), id=NodeId(TARGET), roles=("model",), name="model-1")
         self.read_routes()

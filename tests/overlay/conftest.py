@@ -63,6 +63,7 @@ class Overlay:
     target: NodeRecord
     clients: list[OverlayClient] = field(default_factory=list)
     directory: Directory | None = None
+    ledger: StaticLedger | None = None
 
     def client(self, limits: ExchangeLimits | None = None, **options: Any) -> OverlayClient:
         """With one set of paths at a time; `options` are those of `OverlayClient`."""
@@ -102,7 +103,7 @@ async def running_overlay(
     stored = [(route_key(item.id), encode(item.to_wire())) for item in records]
     ledger.answer = route_set(1, root_of(stored), [item.to_wire() for item in records])
     routes = await directory.refresh()
-    overlay = Overlay(routes, relays, server, target, directory=directory)
+    overlay = Overlay(routes, relays, server, target, directory=directory, ledger=ledger)
     try:
         yield overlay
     finally:

@@ -85,8 +85,7 @@ def test_an_answer_survives_every_relay_once(place: int) -> None:
     for slot in range(4):
         client.kill(client.core.hops(question)[slot].ids[place])
         client.run(5.0)
-        # A guard that is new may be on another path of the set, and cannot be used in it then.
-        assert len(client.replies[question].streams) >= 3
+        assert len(client.replies[question].streams) == 4
         client.say(client.replies[question], [(frames.NOTHING, b"")])
     client.finish(question)
     assert (client.whole, client.answers[question]) == ({question}, WHOLE)
@@ -207,6 +206,16 @@ def test_nine_relays_make_three_paths() -> None:
     client.finish(question)
     assert client.whole == {question}
     assert len(client.core.hops(question)) == 3
+
+
+def test_a_client_that_relays_is_on_none_of_its_paths() -> None:
+    client = Client(relays=13, own=node_id(3))
+    for _ in range(5):
+        client.ask()
+    assert not any(guard.node == node_id(3) for guard in client.memory.guards.guards)
+    paths = [running.hops for running in client.paths._paths.values()]
+    assert len(paths) >= 20
+    assert not any(node_id(3) in hops.ids for hops in paths)
 
 
 def test_only_frames_of_ours_are_known() -> None:

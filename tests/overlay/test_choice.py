@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from overlay.core.choice import Hops, Rules, SetUse, choose_set_hops
 from overlay.core.diversity import Conflicts
-from overlay.core.guards import Guard, GuardList, Shun
+from overlay.core.guards import Guard, GuardList, Shun, unreachable
 from planetserve.records import NodeRecord
 from tests.overlay.relays import relay
 
@@ -131,6 +131,24 @@ def test_slot_i_uses_the_guard_i_in_line(seed: int) -> None:
     hops = choose(relays, SetUse(1, others=(relays[21],)), seed, guards)
     assert hops is not None
     assert hops.ids[0] == relays[22].id
+
+
+@given(SEEDS)
+def test_a_guard_that_waits_is_taken_last(seed: int) -> None:
+    relays = [relay(number) for number in range(30)]
+    guards = unreachable(guards_of(*relays[20:25]), relays[20].id, 0.0)
+    for slot in range(4):
+        hops = choose(relays, SetUse(slot), seed, guards)
+        assert hops is not None
+        assert hops.ids[0] == relays[21 + slot].id
+        assert relays[20].id not in hops.ids
+    # The one that is ready is in line before the slot's, which are all on other paths.
+    hops = choose(relays, SetUse(3, others=tuple(relays[22:25])), seed, guards)
+    assert hops is not None
+    assert hops.ids[0] == relays[21].id
+    hops = choose(relays, SetUse(3, others=tuple(relays[21:25])), seed, guards)
+    assert hops is not None
+    assert hops.ids[0] == relays[20].id
 
 
 def test_without_a_guard_there_is_no_path() -> None:

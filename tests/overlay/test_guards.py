@@ -54,6 +54,28 @@ def test_n_are_sampled_and_kept(seed: int) -> None:
 
 
 @given(SEEDS)
+def test_one_is_added_where_all_usable_ones_are_on_other_paths(seed: int) -> None:
+    draw = Random(seed).randrange
+    guards = look(GuardList(), draw=draw)
+    first, *rest = nodes(guards)
+
+    def extended(guards: GuardList, barred: list[bytes], relays: list[NodeRecord]) -> GuardList:
+        return rules_of.for_set(guards, relays, 100_000, 100, 0.0, barred, RULES, draw)
+
+    assert extended(guards, rest, RELAYS) == guards
+    guards = rules_of.unreachable(guards, first, 0.0)
+    spared = [relay.id for relay in RELAYS if relay.id not in nodes(guards)][:20]
+    longer = nodes(extended(guards, [*rest, *spared], RELAYS))
+    assert longer[:4] == nodes(guards)
+    assert len(longer) == 5
+    assert longer[4] not in spared
+    assert extended(guards, [relay.id for relay in RELAYS], RELAYS) == guards
+    while len(guards.guards) < RULES.most:
+        guards = extended(guards, nodes(guards), RELAYS)
+    assert extended(guards, nodes(guards), RELAYS) == guards
+
+
+@given(SEEDS)
 def test_guards_differ_in_operator_and_network(seed: int) -> None:
     relays = [relay(number, f"operator-{number % 4}") for number in range(24)]
     chosen = nodes(look(GuardList(), relays, draw=Random(seed).randrange))

@@ -260,7 +260,7 @@ async def test_paths_that_swallow_cells_are_left(make_overlay: MakeOverlay) -> N
     names = overlay.names(client)
     for path in names[:2]:
         exit_node = next(node for node in overlay.routes.nodes if node.name == path[2])
-        overlay.relays[exit_node.id]._links._frame_arrived = swallow
+        overlay.relays[exit_node.id].links._frame_arrived = swallow
     with pytest.raises(NodeUnreachable):
         await ask(client, overlay.target, b"first", session=1)
     for path in names[:2]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from overlay.client import PathSettings
+from overlay.relaying import RelaySettings
 from overlay.server import IncomingRequest
 from planetserve import AsyncClient, Client
-from planetserve.errors import EngineError, UsageError
+from planetserve.errors import EngineError, KeyInUseError, NetworkNotFound, UsageError
 from planetserve.keys import NodeId
 from planetserve.messages import (
     Accepted,
@@ -70,6 +71,9 @@ class Ledger:
 
     async def routes(self) -> RouteSet:
         return self._routes
+
+    async def read(self, keys: Sequence[bytes]) -> None:
+        raise NetworkNotFound("no server here")
 
     async def close(self) -> None:
         pass
@@ -178,6 +182,21 @@ async def test_first_hops_are_kept_beside_the_network_file(
     assert firsts[0] == firsts[1]
     (kept,) = (tmp_path / "trusted").glob("guards-*.json")
     assert kept.stat().st_mode & 0o077 == 0
+
+
+async def test_a_client_relays_over_its_own_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = RelaySettings("127.0.0.1:0", tmp_path / "relay.key")
+    settings = PathSettings(keep_ahead=False)
+    async with network_of(Model(), tmp_path, monkeypatch):
+        async with AsyncClient(NETWORK, settings, relay=relay) as client:
+            assert (await client.ask("hello", system=None)).text == "1: hello"
+            with pytest.raises(KeyInUseError):
+                async with AsyncClient(NETWORK, settings, relay=relay):
+                    pass
+        async with AsyncClient(NETWORK, settings, relay=relay) as client:
+            assert (await client.ask("again", system=None)).text == "1: again"
 
 
 async def test_a_closed_client_says_so() -> None:

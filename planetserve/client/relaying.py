@@ -1,0 +1,58 @@
+"""A client that relays for others over the links that it asks by."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+from overlay.directory import Directory
+from overlay.relay_node import RelayNode
+from overlay.relaying import RelaySettings, announcement
+from overlay.replay_log import folder_beside
+from planetserve.errors import TransactionRejected
+from planetserve.keylock import locked_key
+from planetserve.keys import Identity, read_or_create_identity
+from planetserve.ledger import LedgerClient
+from planetserve.logs import get_logger
+from planetserve.registration import announce
+
+log = get_logger()
+
+
+class ClientRelay:
+    """The relay of a client between `start` and `close`."""
+
+    def __init__(self, settings: RelaySettings, ledger: LedgerClient, directory: Directory) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._directory = directory
+        self._stack = ExitStack()
+        self._announcing: asyncio.Task[None] | None = None
+        self._node: RelayNode | None = None
+
+    def start(self) -> RelayNode:
+        """Take links, and tell the ledger. Raises `KeyFileError`, `KeyInUseError`, and
+        `ConfigurationError` when the address cannot be bound."""
+        key = self._settings.key
+        identity = read_or_create_identity(key)
+        self._stack.enter_context(locked_key(key))
+        node = RelayNode(identity, self._settings.bind, self._directory, folder_beside(key))
+        node.start()
+        self._node = node
+        self._announcing = asyncio.create_task(self._announce(identity))
+        return node
+
+    async def close(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
+            await asyncio.gather(self._announcing, return_exceptions=True)
+        if self._node is not None:
+            await self._node.close()
+        self._stack.close()
+
+    async def _announce(self, identity: Identity) -> None:
+        """A client whose registration is refused asks all the same."""
+        try:
+            await announce(self._ledger, identity, announcement(identity, self._settings))
+        except TransactionRejected as error:
+            log.warning("relay_not_registered", reason=str(error))
