@@ -86,6 +86,13 @@ class Channel:
         while not self._read():
             pass
 
+    def discard(self, most: int) -> None:
+        """Read at most so many messages of what is there, for nobody."""
+        for _ in range(most):
+            if self.socket.closed or not readable(self.socket):
+                return
+            self.socket.recv_multipart(zmq.DONTWAIT)
+
     def close(self) -> None:
         self._turns.close()
 

@@ -50,6 +50,7 @@ def link_socket(context: zmq.Context[LinkSocket], kind: int) -> LinkSocket:
     socket = context.socket(kind)
     for option, value in (
         (zmq.LINGER, 0),
+        (zmq.IPV6, 1),
         (zmq.SNDHWM, HIGH_WATER_FRAMES),
         (zmq.RCVHWM, HIGH_WATER_FRAMES),
         (zmq.MAXMSGSIZE, MAX_PART_BYTES),

@@ -35,6 +35,9 @@ HANDSHAKE_FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
+MOST_EVENTS = 4000
+"""More than ZeroMQ holds for one monitor."""
+
 _EVENT = struct.Struct("=HI")
 # struct tcp_info: eight bytes, 24 words, then rates and counts of 8 bytes (Linux 4.1 and later).
 _TCP_INFO_BYTES = 136
@@ -125,6 +128,8 @@ class Monitor:
 
     def close(self) -> None:
         """Call it before the watched socket is closed."""
+        # Whoever writes an event waits for room, and holds what `disable_monitor` waits for.
+        self._channel.discard(MOST_EVENTS)
         self._watched.disable_monitor()
         self._channel.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import zmq
 
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.wire import CELL, CLOSE, STREAM
+from overlay.doorkeeper import stranger
 from overlay.link_sockets import LinkLimits
 from overlay.links import Address
 from planetserve.errors import ConfigurationError
@@ -78,6 +80,33 @@ async def test_a_node_is_known_by_its_key_on_the_ledger(
     await server.until(lambda: bool(server.frames))
     assert server.links.neighbour(server.frames[0][0]) == expected
     assert client.links.neighbour(TO_SERVER) == Neighbour(True, SERVER.id)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_over_both_kinds_of_addresses(make_end: MakeEnd, host: str) -> None:
+    server, client = make_end(), make_end()
+    port = server.links.bind(f"{host}:0", SERVER)
+    client.addresses[SERVER.id] = Address(f"tcp://{host}:{port}", SERVER.transport_public)
+    client.links.send(TO_SERVER, frame(1))
+    await server.until(lambda: bool(server.frames))
+    neighbour = server.links.neighbour(server.frames[0][0])
+    assert neighbour == stranger(host.strip("[]"))
+    assert neighbour.is_local
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("192.0.2.7", "192.0.2.0"),
+        ("::ffff:192.0.2.7", "192.0.2.0"),
+        ("2001:db8:1:2::3", "2001:db8:1::"),
+        ("fe80::1%eth0", "fe80::"),
+    ],
+)
+def test_a_stranger_is_its_prefix(address: str, name: str) -> None:
+    prefix = ipaddress.ip_address(name)
+    size = 3 if prefix.version == 4 else 6
+    assert stranger(address) == Neighbour(False, prefix.packed[:size])
 
 
 async def test_a_node_that_cannot_be_dialled(make_end: MakeEnd) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
@@ -327,3 +328,16 @@ async def test_a_handshake_that_does_not_go_on_is_cut_off(make_server: MakeServe
     before = counted("handshake_failed")
     await closed_by_server(server.port)
     assert counted("handshake_failed") == before + 1
+
+
+async def test_links_close_while_connections_pour_in(make_server: MakeServer) -> None:
+    """No turn of the loop comes in which to hear of them, until ZeroMQ can say no more."""
+    server = make_server()
+    refused_in_a_row = 0
+    while refused_in_a_row < 2:
+        try:
+            socket.create_connection(("127.0.0.1", server.port), timeout=1.0).close()
+            refused_in_a_row = 0
+        except TimeoutError:
+            refused_in_a_row += 1
+    server.links.close()
