@@ -18,7 +18,7 @@ from tests.fuzz.driver import corpus
 from tests.fuzz.targets import TARGETS, Target
 
 ROOT = Path(__file__).parents[2]
-WATCHED = tuple(f"{ROOT / package}/" for package in ("abci_app", "planetserve"))
+WATCHED = tuple(f"{ROOT / package}/" for package in ("abci_app", "overlay", "planetserve"))
 Step = tuple[str, int, int]
 """A file, and two lines of it of which one runs after the other."""
 

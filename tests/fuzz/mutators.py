@@ -73,4 +73,39 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-MUTATORS: Mapping[str, Mutator] = {"transactions": transactions, "light": light}
+def guard_file(data: bytes, random: Random) -> bytes:
+    try:
+        return json.dumps(_plain(mutated(json.loads(data), random))).encode()
+    except (OverflowError, ValueError, RecursionError):
+        return data
+
+
+def program(data: bytes, random: Random) -> bytes:
+    """A byte is another, or some bytes are missing, there twice, or elsewhere."""
+    if not data:
+        return data
+    start = random.randrange(len(data))
+    end = min(start + random.choice((1, 1, 2, 4, 8, 16, 32)), len(data))
+    before, some, after = data[:start], data[start:end], data[end:]
+    place = random.randrange(len(before + after) + 1)
+    rest = before + after
+    return random.choice(
+        (
+            before + bytes((random.randrange(256),)) + data[start + 1 :],
+            rest,
+            before + some + some + after,
+            rest[:place] + some + rest[place:],
+        )
+    )
+
+
+PROGRAMS = (
+    *("relay", "client_path", "inbox", "setup", "answer", "cell", "clove", "attach", "request"),
+    *("frame", "payload", "reasons"),
+)
+MUTATORS: Mapping[str, Mutator] = {
+    "transactions": transactions,
+    "light": light,
+    "guard_file": guard_file,
+    **dict.fromkeys(PROGRAMS, program),
+}

@@ -11,6 +11,7 @@ from abci_app.wire import encode_frame
 from planetserve.encoding import encode
 from planetserve.light.reading import light_block_json
 from planetserve.transactions import decode_transaction
+from tests.fuzz import overlay_seeds
 from tests.fuzz.state import blocks
 from tests.fuzz.targets import KINDS, WANTED, WHOLE, chain, store
 from tests.planetserve.light_chain import recorded
@@ -81,4 +82,5 @@ SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "transactions": transactions,
     "framing": framing,
     "light": light,
+    **overlay_seeds.SEEDS,
 }

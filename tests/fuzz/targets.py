@@ -38,6 +38,7 @@ from planetserve.statekeys import STORES
 from planetserve.transactions import MAX_TRANSACTION_BYTES, Transaction, decode_transaction
 from tests.abci_app.operations import PARAMS
 from tests.abci_app.world import CHAIN_ID, World, app_state
+from tests.fuzz import overlay_targets
 from tests.fuzz.state import POWERS, blocks, worlds
 from tests.planetserve import light_chain
 
@@ -273,4 +274,5 @@ TARGETS: Mapping[str, Target] = {
     "transactions": transactions,
     "framing": framing,
     "light": light,
+    **overlay_targets.TARGETS,
 }

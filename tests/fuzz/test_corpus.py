@@ -12,13 +12,15 @@ from random import Random
 import pytest
 
 from tests.fuzz.driver import corpus
-from tests.fuzz.mutators import MUTATORS
+from tests.fuzz.mutators import MUTATORS, PROGRAMS
 from tests.fuzz.seeds import SEEDS
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(TARGETS)
 MUTATIONS = 2_000
+OF_A_PROGRAM = 300
+"""Its inputs take longer."""
 FUZZING_S = 60
 
 
@@ -39,7 +41,7 @@ def test_what_honest_peers_send_finds_no_fault(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(MUTATORS))
 def test_nor_does_a_well_formed_change_of_it(name: str) -> None:
     random, seeds = Random(1), list(SEEDS[name]())
-    for _ in range(MUTATIONS):
+    for _ in range(OF_A_PROGRAM if name in PROGRAMS else MUTATIONS):
         data = random.choice(seeds)
         for _ in range(random.randrange(1, 4)):
             data = MUTATORS[name](data, random)

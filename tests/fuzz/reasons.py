@@ -1,0 +1,8 @@
+"""Fuzz the target `reasons`; see `tests.fuzz.driver`."""
+
+from __future__ import annotations
+
+from tests.fuzz.driver import fuzz
+
+if __name__ == "__main__":
+    fuzz("reasons", "overlay_")
