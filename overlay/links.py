@@ -40,7 +40,7 @@ from overlay.dialled import Dialled
 from overlay.door import Came, Door, InTurn
 from overlay.doorkeeper import NodeOfKey, no_node
 from overlay.link_sockets import FrameArrived, LinkLimits, LinkSocket, count, link_socket
-from overlay.outbox import Outbox, PathEvent
+from overlay.outbox import Outbox, PathEvent, SentEvent
 from planetserve.keys import Identity
 
 MAX_DIALLED = 2048
@@ -83,7 +83,7 @@ class Links:
         frame_arrived: FrameArrived,
         peer_gone: Callable[[Peer], None],
         shed: PathEvent = ignore,
-        sent: PathEvent | None = None,
+        sent: SentEvent | None = None,
         *,
         identity: Identity | None = None,
         node_of_key: NodeOfKey = no_node,

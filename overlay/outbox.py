@@ -34,6 +34,8 @@ AGAIN_AFTER_S = 0.005
 
 PathEvent = Callable[[Peer, bytes], None]
 """Called with a link's peer and a path's id on that link."""
+SentEvent = Callable[[Peer, bytes, int], None]
+"""Called besides with how many frames."""
 
 
 class Sink(Protocol):
@@ -57,11 +59,11 @@ class Waiting:
 
 class Outbox:
     """Queues of at most `max_bytes` together. `shed` is called for a path whose frames were
-    dropped, `sent` for each frame of kind STREAM that went to its socket; both from the loop, not
-    from within a call."""
+    dropped, `sent` for the frames of kind STREAM of a path that went to its socket; both from the
+    loop, not from within a call."""
 
     def __init__(
-        self, max_bytes: int, stall_s: float, shed: PathEvent, sent: PathEvent | None
+        self, max_bytes: int, stall_s: float, shed: PathEvent, sent: SentEvent | None
     ) -> None:
         self._budget = QueueBudget(max_bytes)
         self._stall_s = stall_s
@@ -70,7 +72,7 @@ class Outbox:
         self._waiting: dict[Peer, Waiting] = {}
         self._in_turn: OrderedDict[Peer, None] = OrderedDict()
         self._shedding: dict[tuple[Peer, bytes], None] = {}
-        self._to_tell: list[tuple[Peer, bytes]] = []
+        self._to_tell: dict[tuple[Peer, bytes], int] = {}
         self._telling: asyncio.Handle | None = None
         self._again: asyncio.Handle | None = None
 
@@ -185,7 +187,8 @@ class Outbox:
         return taken > 0
 
     def _note_sent(self, peer: Peer, frame: bytes) -> None:
-        self._to_tell.append((peer, frame[:ID_BYTES]))
+        key = peer, frame[:ID_BYTES]
+        self._to_tell[key] = self._to_tell.get(key, 0) + 1
         self._tell_soon()
 
     def _note_shed(self, peer: Peer, link_id: bytes) -> None:
@@ -199,9 +202,9 @@ class Outbox:
     def _tell(self) -> None:
         self._telling = None
         shedding, self._shedding = self._shedding, {}
-        sent, self._to_tell = self._to_tell, []
+        sent, self._to_tell = self._to_tell, {}
         for peer, link_id in shedding:
             self._shed(peer, link_id)
         if self._sent is not None:
-            for peer, link_id in sent:
-                self._sent(peer, link_id)
+            for (peer, link_id), frames in sent.items():
+                self._sent(peer, link_id, frames)

@@ -132,8 +132,8 @@ class RelayNode:
             return  # a cell passed on, which most frames are
         self._carry_out(effects)
 
-    def _stream_sent(self, peer: Peer, link_id: bytes) -> None:
-        effects = self._core.sent(peer, link_id)
+    def _stream_sent(self, peer: Peer, link_id: bytes, frames: int) -> None:
+        effects = self._core.sent(peer, link_id, frames)
         if effects:
             self._carry_out(effects)
 

@@ -191,12 +191,12 @@ class Relay:
                 return [Count("path_shed"), *self._close(found.path, None), told]
         return [told]  # its last report is among what is lost
 
-    def sent(self, peer: Peer, link_id: bytes) -> list[Effect]:
-        """A STREAM to `peer` left its queue."""
+    def sent(self, peer: Peer, link_id: bytes, frames: int = 1) -> list[Effect]:
+        """So many STREAM `frames` to `peer` left their queue."""
         entry = self._links.get(peer, {}).get(backward_id(link_id))
         if entry is None or entry.path.exit is None:
             return []
-        return [entry.path.say(payload) for payload in entry.path.exit.sent(entry.stream)]
+        return [entry.path.say(payload) for payload in entry.path.exit.sent(entry.stream, frames)]
 
     def tick(self, now_s: float) -> list[Effect]:
         """Close what is too old; call it about once a second."""
@@ -310,9 +310,13 @@ class Relay:
         self._shares.add(neighbour, path)
         return [Count("path_built"), begun]
 
-    def _from_owner(self, path: RelayPath, frame: bytes, now_s: float) -> list[Effect]:
+    def _from_owner(self, path: RelayPath, frame: bytes, now_s: float) -> Iterable[Effect]:
         assert path.exit is not None
-        payload = decode_payload(path.peeled(frame)[:PAYLOAD_BYTES])
+        plain = path.peeled(frame)[:PAYLOAD_BYTES]
+        passed_on = path.exit.passed_on(plain)
+        if passed_on is not None:
+            return (passed_on,)
+        payload = decode_payload(plain)
         known = payload.command == payloads.OPEN and self._surroundings.knows(
             payload.data[:NODE_ID_BYTES]
         )

@@ -27,10 +27,19 @@ from dataclasses import dataclass, field
 from overlay.core import payload as payloads
 from overlay.core.credit import CreditMeter, CreditWindow
 from overlay.core.effects import Entropy, Peer, Send
+from overlay.core.layer import PAYLOAD_BYTES
 from overlay.core.payload import Payload
 from overlay.core.quotas import PINGS, TokenBucket
 from overlay.core.reasons import Reason, Report
-from overlay.core.wire import ID_BYTES, STREAM_END, CellError, encode_frame, stream_frame
+from overlay.core.wire import (
+    BODY_BYTES,
+    ID_BYTES,
+    STREAM,
+    STREAM_END,
+    CellError,
+    encode_frame,
+    stream_frame,
+)
 from planetserve.keys import NODE_ID_BYTES
 
 NEW = "NEW"
@@ -52,6 +61,8 @@ FORWARD_WINDOW = 128
 BACKWARD_WINDOW = 256
 CREDIT_STEP = 32
 MAX_STREAMS = 16
+_FREE = bytes(BODY_BYTES - (PAYLOAD_BYTES - 3))
+"""What a STREAM has room for beyond the length and chunk of a payload."""
 MAX_WAITING = 256
 """Payloads that wait for credit; when a model node sends more, the path is closed."""
 
@@ -63,6 +74,15 @@ class Stream:
     target: Peer
     link_id: bytes
     unsent: int = 0
+    _head: bytes = b""
+
+    def __post_init__(self) -> None:
+        self._head = self.link_id + bytes((STREAM,))
+
+    def pass_on(self, length_and_chunk: bytes) -> Send:
+        """A chunk on its way, as it stands in the payload: `length 2 | chunk | zeros`."""
+        self.unsent += 1
+        return Send(self.target, self._head + length_and_chunk + _FREE)
 
     def end(self, reason: Reason = Reason.NONE) -> Send:
         body = Report(reason).close_body()
@@ -129,6 +149,18 @@ class Exit:
                 raise CellError("the owner of a path sent what only relays send")
         return outcome
 
+    def passed_on(self, plain: bytes) -> Send | None:
+        """What `from_owner` does with the DATA of an open stream, without a detour, since most
+        cells are that; None for all else. Raises `CellError` for a cell without credit."""
+        if plain[0] != payloads.DATA:
+            return None
+        stream = self.streams.get(int.from_bytes(plain[1:3], "big"))
+        end = payloads.HEADER_BYTES + int.from_bytes(plain[3 : payloads.HEADER_BYTES], "big")
+        if stream is None or end > len(plain) or any(plain[end:]):
+            return None
+        self._meter.arrived()
+        return stream.pass_on(plain[3:])
+
     def from_target(self, number: int, chunk: bytes) -> list[Payload]:
         """A chunk from the model node of an open stream. Raises `CellError` when the path is to
         be closed."""
@@ -141,13 +173,14 @@ class Exit:
             outcome.say += self._queued(_end(number, reason))
         return outcome
 
-    def sent(self, number: int) -> list[Payload]:
-        """A frame of the stream left for its target."""
+    def sent(self, number: int, frames: int = 1) -> list[Payload]:
+        """So many frames of the stream left for its target."""
         stream = self.streams.get(number)
-        if stream is None or not stream.unsent:
+        if stream is None:
             return []
-        stream.unsent -= 1
-        return self._consumed(1)
+        left = min(frames, stream.unsent)
+        stream.unsent -= left
+        return self._consumed(left)
 
     def end_all(self) -> list[Send]:
         """The path is over. Its model nodes learn that the owner did not end the streams, and wait

@@ -49,14 +49,14 @@ class End:
         self.frames: list[tuple[Peer, bytes]] = []
         self.gone: list[Peer] = []
         self.shed: list[tuple[Peer, bytes]] = []
-        self.sent: list[tuple[Peer, bytes]] = []
+        self.sent: list[tuple[Peer, bytes, int]] = []
         self._something = asyncio.Event()
         self.links = Links(
             self.addresses.get,
             lambda peer, data: self._note(self.frames, (peer, data)),
             lambda peer: self._note(self.gone, peer),
             lambda peer, path: self._note(self.shed, (peer, path)),
-            lambda peer, path: self._note(self.sent, (peer, path)),
+            lambda peer, path, frames: self._note(self.sent, (peer, path, frames)),
             identity=identity,
             node_of_key=(nodes or {}).get,
             limits=limits,

@@ -206,7 +206,7 @@ async def test_only_stream_frames_are_reported_sent(make_end: MakeEnd) -> None:
         client.links.send(TO_SERVER, frame(kind, kind=kind))
     await server.until(lambda: len(server.frames) == 3)
     await client.until(lambda: bool(client.sent))
-    assert client.sent == [(TO_SERVER, link_id(STREAM))]
+    assert client.sent == [(TO_SERVER, link_id(STREAM), 1)]
 
 
 def threads() -> int:

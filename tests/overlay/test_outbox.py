@@ -114,17 +114,17 @@ async def test_a_path_that_is_shed_says_nothing_until_it_hears_so() -> None:
 
 
 async def test_a_stream_frame_is_reported_when_it_leaves() -> None:
-    sent: asyncio.Queue[tuple[Peer, bytes]] = asyncio.Queue()
+    sent: asyncio.Queue[tuple[Peer, bytes, int]] = asyncio.Queue()
     box = Outbox(1 << 20, 30.0, lambda *path: None, lambda *path: sent.put_nowait(path))
     sink = came(1, takes=1)
     box.send(sink, frame(1, kind=STREAM))
     box.send(sink, frame(2, kind=STREAM))
-    assert await sent.get() == (sink.peer, link_id(1))
+    assert await sent.get() == (sink.peer, link_id(1), 1)
     await asyncio.sleep(0)
     assert sent.empty()
     sink.takes = 1
     box.drain_some()
-    assert await sent.get() == (sink.peer, link_id(2))
+    assert await sent.get() == (sink.peer, link_id(2), 1)
 
 
 async def test_a_frame_that_is_not_taken_is_the_next_again() -> None:
