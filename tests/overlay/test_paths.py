@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 from itertools import pairwise
-from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +24,6 @@ from overlay.core.relay_exit import (
     FORWARD_WINDOW,
     MAX_STREAMS,
     MAX_WAITING,
-    Exit,
 )
 from overlay.core.setup import OnionSecrets, ephemeral_of, period_of
 from overlay.core.wire import (
@@ -692,28 +690,3 @@ def world_setup(world: World, hops: list[int]) -> bytes:
     specs = world.specs([node_id(hop) for hop in hops])
     _, (sent,) = client_path.build(specs, period_of(world.now_s), nonces, world.entropy)
     return sent.frame[HEADER_BYTES:]
-
-
-@given(st.binary(max_size=CHUNK_BYTES))
-@settings(max_examples=30, deadline=None)
-def test_the_short_way_of_a_chunk_is_the_long_one(data: bytes) -> None:
-    short, long = Exit(), Exit()
-    frames = []
-    for way in (short, long):
-        opened = Payload(OPEN_STREAM, 1, TARGET + b"first")
-        way.from_owner(opened, True, Random(1).randbytes, 0.0)
-    payload = Payload(DATA, 1, data)
-    frames.append(short.passed_on(encode_payload(payload)))
-    frames += long.from_owner(payload, True, Random(1).randbytes, 0.0).sends
-    assert frames[0] == frames[1]
-    assert short == long
-
-
-def test_what_is_no_chunk_of_an_open_stream_goes_the_long_way() -> None:
-    way = Exit()
-    way.from_owner(Payload(OPEN_STREAM, 1, TARGET), True, Random(1).randbytes, 0.0)
-    for payload in (Payload(DATA, 2, b"x"), Payload(END, 1, b"\0"), Payload(PAD)):
-        assert way.passed_on(encode_payload(payload)) is None
-    padded = encode_payload(Payload(DATA, 1, b"x"))
-    assert way.passed_on(padded[:-1] + b"\1") is None
-    assert way.passed_on(padded[:3] + b"\xff\xff" + padded[5:]) is None
