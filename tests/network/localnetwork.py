@@ -81,12 +81,12 @@ class LocalNetwork:
             check=False,
         )
 
-    def popen(self, *command: str) -> subprocess.Popen[str]:
-        """Start a `ps-*` command to talk to it while it runs."""
+    def popen(self, *command: str, talks: bool = False) -> subprocess.Popen[str]:
+        """Start a `ps-*` command to look at it while it runs; `talks` gives it an input."""
         return subprocess.Popen(
             self.argv(*command),
             cwd=self.folder.parent,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -130,9 +130,9 @@ class LocalNetwork:
         return next(process for process in listed if process["name"] == name)
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """`ps-ledger nodes --json`, by name."""
+        """`ps-ledger nodes --json`, by name, without those that retired."""
         listed = self.read_json("ps-ledger", "nodes")["nodes"]
-        return {node["name"]: node for node in listed}
+        return {node["name"]: node for node in listed if node["status"] != "retired"}
 
     def kill(self, name: str, number: int = 9) -> None:
         done = self.run("ps-localnet", "kill", name, "--signal", str(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 
 from planetserve import AsyncClient, Client
 from planetserve.errors import AnswerCutShort, NetworkNotFound, NotEnoughRoutes
+from planetserve.keys import read_identity
 from planetserve.network import Network, load_network
-from tests.network.localnetwork import LocalNetwork
+from tests.network.localnetwork import LocalNetwork, free_base_port
 
 QUESTION = "What is the capital of France?"
 LONG_QUESTION = "Write a long story about a lighthouse and the sea."
@@ -59,6 +61,38 @@ def test_the_synchronous_client(localnet: LocalNetwork) -> None:
         next(partial)
         partial.close()  # type: ignore[attr-defined]
         assert client.ask("And now?", max_tokens=4).usage.completion_tokens <= 4
+        with client.conversation() as conversation:
+            first = conversation.ask("My name is Ada.", max_tokens=12)
+            second = conversation.ask("What is my name?", max_tokens=12)
+        assert [turn["role"] for turn in conversation.turns[1:]] == 2 * ["user", "assistant"]
+        assert second.node == first.node
+
+
+def test_chat_asks_line_by_line_and_relays_meanwhile(
+    localnet: LocalNetwork, tmp_path: Path
+) -> None:
+    key = tmp_path / "relay.key"
+    chat = localnet.popen(
+        "ps-client",
+        *("chat", "--max-tokens", "12", "--verbose", "--cover"),
+        *("--bind", f"127.0.0.1:{free_base_port()}", "--key", str(key)),
+        talks=True,
+    )
+    assert chat.stdin is not None
+    assert chat.stdout is not None
+    chat.stdin.write("My name is Ada.\n\n")
+    chat.stdin.flush()
+    assert chat.stdout.readline()
+    name = f"relay-{read_identity(key).id.hex()[:8]}"
+    deadline_s = time.monotonic() + 60
+    while name not in localnet.nodes():
+        assert time.monotonic() < deadline_s, "the client's relay is not registered"
+    output, errors = chat.communicate("What is my name?\n", timeout=120)
+    assert chat.returncode == 0, errors
+    assert output.strip()
+    assert errors.count("signature verified") == 2
+    assert localnet.run("ps-ledger", "retire", "--key", str(key)).returncode == 0
+    assert name not in localnet.nodes()
 
 
 async def test_the_asynchronous_client_keeps_a_conversation(localnet: LocalNetwork) -> None:
