@@ -21,7 +21,7 @@ from overlay.core.relay_exit import (
     Outcome,
 )
 from overlay.core.relay_path import GONE, NEW, RelayPath
-from overlay.core.wire import ID_BYTES, backward_id
+from overlay.core.wire import ID_BYTES, KINDS, backward_id
 
 
 class CheckedExit(Exit):
@@ -56,7 +56,7 @@ class CheckedExit(Exit):
 class CheckedRelay(Relay):
     def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> Iterable[Effect]:
         kind = frame[ID_BYTES] if len(frame) > ID_BYTES else None
-        with self._checked(kind):
+        with self._checked(kind if kind in KINDS else None):
             return list(super().frame_arrived(peer, frame, now_s))
 
     def peer_gone(self, peer: Peer) -> list[Effect]:
