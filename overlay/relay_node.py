@@ -19,6 +19,7 @@ from overlay.core.setup import OnionSecrets, period_of
 from overlay.directory import Directory
 from overlay.links import Links
 from overlay.replay_log import ReplayLog
+from overlay.ticking import tick
 from planetserve.keys import Identity, NodeId
 from planetserve.logs import get_logger
 
@@ -98,7 +99,7 @@ class RelayNode:
     def start(self) -> int:
         """Returns the port. Raises `ConfigurationError` when the address cannot be bound."""
         port = self.links.bind(self._bind, self._identity)
-        self._ticker = asyncio.create_task(self._tick(), name="relay tick")
+        self._ticker = asyncio.create_task(tick("relay", TICK_S, self._tick), name="relay tick")
         return port
 
     async def close(self) -> None:
@@ -178,11 +179,9 @@ class RelayNode:
         self._disk_failed = False
         return True
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._carry_out(self._core.tick(time.time()))
-            self._kept(self._replay.forget_old)
-            CELLS.inc(self._core.cells - self._cells_counted)
-            self._cells_counted = self._core.cells
-            PATHS.set(self._core.paths)
+    def _tick(self) -> None:
+        self._carry_out(self._core.tick(time.time()))
+        self._kept(self._replay.forget_old)
+        CELLS.inc(self._core.cells - self._cells_counted)
+        self._cells_counted = self._core.cells
+        PATHS.set(self._core.paths)

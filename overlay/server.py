@@ -18,6 +18,7 @@ from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.setup import period_of
 from overlay.links import Links
 from overlay.replay_log import ReplayLog
+from overlay.ticking import tick
 from planetserve.errors import PlanetServeError
 from planetserve.keys import Identity
 from planetserve.logs import get_logger
@@ -143,7 +144,7 @@ class OverlayServer:
     async def start(self) -> int:
         """Returns the port. Raises `ConfigurationError` when the address cannot be bound."""
         port = self._links.bind(self._bind, self._identity)
-        self._spawn(self._tick())
+        self._spawn(tick("inbox", TICK_S, self._tick))
         return port
 
     async def close(self) -> None:
@@ -249,12 +250,10 @@ class OverlayServer:
             await asyncio.gather(leaver, handler, return_exceptions=True)
             del self._running[request_id]
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._carry_out(self._inbox.tick(self._now_s(), period_of(time.time())))
-            self._keep(self._replay.forget_old)
-            RUNNING.set(self._inbox.running)
+    def _tick(self) -> None:
+        self._carry_out(self._inbox.tick(self._now_s(), period_of(time.time())))
+        self._keep(self._replay.forget_old)
+        RUNNING.set(self._inbox.running)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

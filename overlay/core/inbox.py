@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from overlay.core import attach
 from overlay.core.answering import (
@@ -67,6 +67,9 @@ from planetserve.errors import RemoteProtocolError
 DUMMY_DELAY_S = 0.25
 """A dummy's time to its first token before any question had one."""
 DELAYS_KEPT = 64
+
+_Key = TypeVar("_Key")
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,10 @@ class Inbox:
         if route in self._attached:
             gone = self._stream_gone(route, False, now_s)
             return [Count("chunk_after_clove"), *gone, route.end(Report(Reason.PROTOCOL))]
+        if _backward(route) in self._by_backward:
+            # Who opens streams chooses their ids: no END, which would end the other one.
+            self._forget_stream(route)
+            return [Count("stream_refused")]
         stream = self._streams.setdefault(route, _Stream(StreamReader(), now_s))
         before = len(stream.reader.received)
         try:
@@ -321,17 +328,18 @@ class Inbox:
         routes = {} if over else answer.routes
         if known.routes != routes:
             for route in known.routes.values():
-                del self._attached[route], self._by_backward[_backward(route)]
+                del self._attached[route]
+                _drop(self._by_backward, _backward(route), route)
             for index, route in routes.items():
                 self._attached[route] = _Owner(request_id, index)
                 self._by_backward[_backward(route)] = route
             known.routes = dict(routes)
         attach_ids = {} if over else answer.attach_ids
         if known.attach_ids != attach_ids:
-            for attach_id in known.attach_ids:
-                del self._by_attach[attach_id]
+            for attach_id, index in known.attach_ids.items():
+                _drop(self._by_attach, attach_id, _Owner(request_id, index))
             for attach_id, index in attach_ids.items():
-                self._by_attach[attach_id] = _Owner(request_id, index)
+                self._by_attach.setdefault(attach_id, _Owner(request_id, index))
             known.attach_ids = dict(attach_ids)
         self._buffered_bytes += answer.clove_bytes - known.clove_bytes
         known.clove_bytes = answer.clove_bytes
@@ -394,6 +402,12 @@ class Inbox:
         if not self._delays_s:
             return DUMMY_DELAY_S
         return self._delays_s[int.from_bytes(self.entropy(4), "big") % len(self._delays_s)]
+
+
+def _drop(table: dict[_Key, _Entry], key: _Key, own: _Entry) -> None:
+    """Take out `key`, if what is there is one's own."""
+    if table.get(key) == own:
+        del table[key]
 
 
 def _backward(route: Route) -> Route:

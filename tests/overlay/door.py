@@ -8,13 +8,20 @@ from random import Random
 
 from nacl.bindings import crypto_scalarmult_base
 
+from overlay.core import sealed, sida
 from overlay.core.answering import AnswerSent, RequestGone, RequestReady, Room, Route
 from overlay.core.effects import Count, Peer, Purge, Remember, Send
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.payload import CHUNK_BYTES, OPEN_CHUNK_BYTES
 from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
-from overlay.core.request import QUESTION, OutgoingRequest, prepare
+from overlay.core.request import (
+    COUNT_BYTES,
+    QUESTION,
+    OutgoingRequest,
+    prepare,
+    stream_bytes,
+)
 from overlay.core.wire import (
     STREAM_END,
     backward_id,
@@ -29,6 +36,8 @@ SECRET = bytes(range(32))
 PUBLIC = crypto_scalarmult_base(SECRET)
 N, K = 4, 3
 PERIOD = 5_000_000
+HOSTILE = Peer(False, b"hostile")
+"""A relay whose own streams no test follows."""
 
 
 class Door:
@@ -152,6 +161,8 @@ class Door:
                 assert isinstance(effect, Purge | Room)
 
     def _sent(self, send: Send) -> None:
+        if send.peer == HOSTILE:
+            return
         link_id, kind, body = decode_frame(send.frame)
         route = self._by_backward[send.peer, link_id]
         assert route not in self.ended
@@ -166,3 +177,15 @@ def cut(data: bytes) -> list[bytes]:
     """The chunks of a stream as its path's cells carry them."""
     rest = range(OPEN_CHUNK_BYTES, len(data), CHUNK_BYTES)
     return [data[:OPEN_CHUNK_BYTES], *(data[start : start + CHUNK_BYTES] for start in rest)]
+
+
+def sealed_stream(message_id: bytes, clove: sida.Clove, secret: bytes) -> bytes:
+    """A stream of one cell, sealed with `secret` in place of a fresh key."""
+    size = stream_bytes(1) - COUNT_BYTES - sealed.ENCAPSULATED_BYTES - sealed.TAG_BYTES
+    plain = (message_id + clove.encode()).ljust(size, b"\0")
+    info = b"planetserve/clove/v2\0" + TARGET
+    return b"\0\1" + sealed.seal(PUBLIC, info, plain, secret).data
+
+
+def id_of(number: int) -> bytes:
+    return PERIOD.to_bytes(4, "big") + bytes((number,)) * 12

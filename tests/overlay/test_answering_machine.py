@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from overlay.core import answering, exchange
+from overlay.core import answering, exchange, sida
 from overlay.core.answering import Answering, AnsweringEffect, Route
 from overlay.core.attach import Attach
 from overlay.core.exchange import (
@@ -28,12 +28,14 @@ from overlay.core.exchange import (
     Silent,
 )
 from overlay.core.inbox import InboxLimits
-from overlay.core.reasons import Reason
+from overlay.core.reasons import Reason, Report
 from overlay.core.request import ReceivedClove
-from tests.overlay.door import Door, N, cut
+from overlay.core.wire import STREAM_END, backward_id, encode_frame, stream_frame
+from tests.overlay.door import HOSTILE, Door, N, cut, id_of, sealed_stream
 from tests.overlay.tables import Transition, Watch
 
 SLOTS = st.integers(0, N - 1)
+REST = st.sampled_from([bytes(7), b"\1" * 7])
 LIMITS = InboxLimits(max_kept_bytes=30_000, max_streams=8)
 SEEN: set[Transition] = set()
 
@@ -68,6 +70,11 @@ class WatchedAnswering(Answering):
         return self.watch.call(super().give_up)
 
 
+def weak_backward_id(link_id: bytes) -> bytes:
+    """Two ids that differ in the first byte have one of it, as if their drawer had searched."""
+    return backward_id(link_id[1:])
+
+
 class Path:
     """What is under way on the stream of one slot."""
 
@@ -84,6 +91,8 @@ class AnsweringMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("overlay.core.inbox.Answering", WatchedAnswering)
+        for module in ("overlay.core.inbox", "overlay.core.answering", "tests.overlay.door"):
+            self.patch.setattr(f"{module}.backward_id", weak_backward_id)
         self.door = Door(LIMITS)
         self.request = self.door.request(b"question" * 400)
         self.asker = Exchange(self.request)
@@ -190,6 +199,31 @@ class AnsweringMachine(RuleBasedStateMachine):
     @rule(slot=SLOTS, garbage=st.binary(min_size=1, max_size=60))
     def a_relay_lies(self, slot: int, garbage: bytes) -> None:
         self.door.feed(self.door.route(slot), garbage)
+
+    @rule(
+        link_id=st.builds(lambda first, rest: bytes((first,)) + rest, st.integers(0, 2), REST),
+        message=st.integers(0, 2),
+        code=st.sampled_from([(4, 3, 0), (4, 3, 1), (1, 1, 0)]),
+    )
+    def seals_and_ids_are_used_again(
+        self, link_id: bytes, message: int, code: tuple[int, int, int]
+    ) -> None:
+        n, k, index = code
+        clove = sida.split(b"message", n, k, bytes(sida.random_bytes_needed(k)))[index]
+        for chunk in cut(sealed_stream(id_of(message), clove, bytes((message % 2,)) * 32)):
+            self.hostile_frame(stream_frame(link_id, chunk))
+
+    @rule(link_id=st.builds(lambda first, rest: bytes((first,)) + rest, st.integers(0, 2), REST))
+    def a_hostile_stream_ends(self, link_id: bytes) -> None:
+        body = Report(Reason.NEIGHBOUR_GONE).close_body()
+        self.hostile_frame(encode_frame(link_id, STREAM_END, body))
+
+    @rule()
+    def the_hostile_link_is_lost(self) -> None:
+        self.door.apply(self.door.inbox.peer_gone(HOSTILE, self.door.now_s))
+
+    def hostile_frame(self, frame: bytes) -> None:
+        self.door.apply(self.door.inbox.frame_arrived(HOSTILE, frame, self.door.now_s))
 
     @rule(seconds=st.sampled_from([0.03, 0.1, 1.0, 4.0]))
     def time_passes(self, seconds: float) -> None:

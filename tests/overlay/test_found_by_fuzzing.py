@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from overlay.core import sealed, sida
+from overlay.core import sida
 from overlay.core.client_path import OPEN, StreamOver
 from overlay.core.effects import Peer
 from overlay.core.reasons import Reason, Report
-from overlay.core.request import COUNT_BYTES, stream_bytes
 from overlay.core.wire import ID_BYTES, STREAM_END, backward_id, encode_frame
-from tests.overlay.door import PERIOD, PUBLIC, TARGET, Door
+from tests.overlay.door import Door, id_of, sealed_stream
 from tests.overlay.world import OWNER, Carried, World, node_id
 
 
@@ -50,18 +49,6 @@ def test_the_path_that_is_shed_is_the_one_whose_frames_are_lost() -> None:
     world.carry_out(member, member.core.shed(Peer(False, OWNER), backward_id(drawn)))
     (left,) = member.core._paths
     assert left.in_id == following
-
-
-def sealed_stream(message_id: bytes, clove: sida.Clove, secret: bytes) -> bytes:
-    """A stream of one cell, sealed with `secret` in place of a fresh key."""
-    size = stream_bytes(1) - COUNT_BYTES - sealed.ENCAPSULATED_BYTES - sealed.TAG_BYTES
-    plain = (message_id + clove.encode()).ljust(size, b"\0")
-    info = b"planetserve/clove/v2\0" + TARGET
-    return b"\0\1" + sealed.seal(PUBLIC, info, plain, secret).data
-
-
-def id_of(number: int) -> bytes:
-    return PERIOD.to_bytes(4, "big") + bytes((number,)) * 12
 
 
 def test_two_requests_whose_seals_have_one_key_are_one_at_most() -> None:
