@@ -141,6 +141,13 @@ class Links:
             link.turns.soon()
         return True
 
+    def tell(self, peer: Peer, frame: bytes) -> None:
+        """Send `frame`, a refusal, to `peer` if it is there and has not much to read already."""
+        link = self._link(peer)
+        if link is not None:
+            self._outbox.tell(link, frame)
+            link.turns.soon()
+
     def purge(self, peer: Peer, link_id: bytes) -> None:
         """Drop what waits for `peer` under `link_id`."""
         self._outbox.purge(peer, link_id)

@@ -5,6 +5,7 @@ link      event                                     next      effect
 flowing   frame, the socket takes it                flowing   sent
 flowing   frame, the socket is full                 waiting   queued
 waiting   frame                                     waiting   queued; a path that overflows is shed
+waiting   refusal, and much waits                   waiting   dropped
 waiting   the socket takes what waits               flowing   sent, paths in turn
 waiting   no progress for a second                  stuck     tried at each tick only
 stuck     the socket takes a frame                  waiting   sent
@@ -22,8 +23,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from overlay.core.effects import Peer
-from overlay.core.fair_queue import FairQueue, QueueBudget
+from overlay.core.effects import Neighbour, Peer
+from overlay.core.fair_queue import MAX_REFUSALS, FairQueue, QueueBudget
 from overlay.core.wire import CLOSE, ID_BYTES, STREAM
 
 TRIED_A_TURN = 16
@@ -42,6 +43,7 @@ class Sink(Protocol):
     """One neighbour's end of a socket; `waiting` is the outbox's."""
 
     peer: Peer
+    neighbour: Neighbour
     waiting: Waiting | None
 
     def offer(self, frame: bytes) -> bool:
@@ -89,6 +91,11 @@ class Outbox:
             self._queue(self._wait(sink), frame)
         elif frame[ID_BYTES] == STREAM and self._sent is not None:
             self._note_sent(sink.peer, frame)
+
+    def tell(self, sink: Sink, frame: bytes) -> None:
+        """As `send`, but drop `frame` when much waits for the neighbour already."""
+        if sink.waiting is None or len(sink.waiting.queue) < MAX_REFUSALS:
+            self.send(sink, frame)
 
     def drain(self, peer: Peer) -> bool:
         """The socket of `peer` alone may take frames again. Returns whether to go on soon."""
@@ -148,7 +155,9 @@ class Outbox:
 
     def _wait(self, sink: Sink) -> Waiting:
         peer, now_s = sink.peer, asyncio.get_running_loop().time()
-        waiting = self._waiting[peer] = Waiting(sink, self._budget.queue(peer), now_s)
+        waiting = self._waiting[peer] = Waiting(
+            sink, self._budget.queue(peer, sink.neighbour), now_s
+        )
         sink.waiting = waiting
         if not peer.dialled:
             self._in_turn[peer] = None

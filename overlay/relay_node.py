@@ -13,7 +13,7 @@ from typing import Protocol
 
 from prometheus_client import Counter, Gauge
 
-from overlay.core.effects import Count, Effect, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.effects import Count, Effect, Neighbour, Peer, Purge, Remember, Send, Tell
 from overlay.core.relay import Relay, RelayLimits
 from overlay.core.setup import OnionSecrets, period_of
 from overlay.directory import Directory
@@ -155,6 +155,8 @@ class RelayNode:
         while pending:
             effect = pending.popleft()
             match effect:
+                case Tell():
+                    self.links.tell(effect.peer, effect.frame)
                 case Send():
                     if not self.links.send(effect.peer, effect.frame):
                         pending.extend(self._core.peer_gone(effect.peer))

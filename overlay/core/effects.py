@@ -35,6 +35,13 @@ class Send(NamedTuple):
     frame: bytes
 
 
+class Tell(Send):
+    """A frame for a neighbour that holds no path by it, as a refusal is: it is dropped when the
+    neighbour has much to read already, so that nobody fills queues by what is refused."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """Add one to the counter of `event`, a word of a fixed set."""

@@ -24,7 +24,17 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from overlay.core import payload as payloads
-from overlay.core.effects import Count, Effect, Entropy, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.effects import (
+    Count,
+    Effect,
+    Entropy,
+    Neighbour,
+    Peer,
+    Purge,
+    Remember,
+    Send,
+    Tell,
+)
 from overlay.core.layer import PAYLOAD_BYTES
 from overlay.core.payload import decode_payload
 from overlay.core.puzzle import SEED_BYTES, PuzzleGate
@@ -127,6 +137,8 @@ class Relay:
         self._entropy = entropy
         self._links: dict[Peer, dict[bytes, Entry]] = {}
         self._paths: dict[RelayPath, None] = {}
+        self._inwards: dict[tuple[Peer, bytes], RelayPath] = {}
+        """Paths by the link to the previous hop and their id on it backwards."""
         self._shares: Shares[Neighbour, RelayPath] = Shares(self.limits.max_paths)
         self._rates: Buckets[Neighbour] = Buckets()
         self._puzzle = PuzzleGate(self.limits.setups_per_s, entropy(SEED_BYTES))
@@ -185,11 +197,11 @@ class Relay:
                 return [Count("stream_shed"), *self._stream_over(entry, Reason.SHED, tell=True)]
             return [Count("path_shed"), *self._close(entry.path, Report(Reason.SHED))]
         # The owner cannot open a cell after those that are lost; the hop before can say it.
-        told = Send(peer, encode_frame(link_id, CLOSE, Report(Reason.SHED).close_body()))
-        for in_id, found in self._links.get(peer, {}).items():
-            if found.role == Role.OUT and backward_id(in_id) == link_id:
-                return [Count("path_shed"), *self._close(found.path, None), told]
-        return [told]  # its last report is among what is lost
+        told = encode_frame(link_id, CLOSE, Report(Reason.SHED).close_body())
+        path = self._inwards.get((peer, link_id))
+        if path is None:  # its last report, or a refusal, is what is lost
+            return [Tell(peer, told)]
+        return [Count("path_shed"), *self._close(path, None), Send(peer, told)]
 
     def sent(self, peer: Peer, link_id: bytes, frames: int = 1) -> list[Effect]:
         """So many STREAM `frames` to `peer` left their queue."""
@@ -306,6 +318,7 @@ class Relay:
             self._enter(following, backward_id(path.out_id), Entry(path, Role.BACK))
         self._enter(peer, link_id, Entry(path, Role.OUT))
         self._paths[path] = None
+        self._inwards[peer, path.back_id] = path
         self._begun = path
         self._shares.add(neighbour, path)
         return [Count("path_built"), begun]
@@ -373,6 +386,8 @@ class Relay:
         """Forget `path`; `report` is for its owner, `told` if the following hop is gone."""
         del self._paths[path]
         self._shares.remove(path.neighbour, path)
+        if self._inwards.get((path.previous, path.back_id)) is path:
+            del self._inwards[path.previous, path.back_id]
         self._leave(path.previous, path.in_id)
         effects: list[Effect] = []
         if path.following is not None:
@@ -397,5 +412,5 @@ class Relay:
                 del self._links[peer]
 
     @staticmethod
-    def _refusal(peer: Peer, link_id: bytes, report: Report) -> Send:
-        return Send(peer, encode_frame(backward_id(link_id), CLOSE, report.close_body()))
+    def _refusal(peer: Peer, link_id: bytes, report: Report) -> Tell:
+        return Tell(peer, encode_frame(backward_id(link_id), CLOSE, report.close_body()))

@@ -95,6 +95,11 @@ class RelayPath:
         self._inwards = backward_id(self.in_id) + _CELL
 
     @property
+    def back_id(self) -> bytes:
+        """What names the path backwards on the link to the previous hop."""
+        return self._inwards[:ID_BYTES]
+
+    @property
     def state(self) -> str:
         return MIDDLE if self.exit is None else LAST
 
@@ -140,7 +145,7 @@ class RelayPath:
         return self.say(Payload(ERROR, data=report.error_data()))
 
     def purge(self) -> Purge:
-        return Purge(self.previous, self._inwards[:ID_BYTES])
+        return Purge(self.previous, self.back_id)
 
     def close_outwards(self, reason: Reason = Reason.NONE) -> list[Send]:
         """Tell the following hop and the model nodes."""

@@ -15,15 +15,16 @@ from collections.abc import Callable
 import pytest
 
 from overlay.core import client_path
-from overlay.core.client_path import CLOSED, OPEN, Broken, Chunk, Opened
-from overlay.core.effects import Peer
+from overlay.core.client_path import CLOSED, OPEN, Broken, Chunk, Opened, Pong
+from overlay.core.effects import Neighbour, Peer
+from overlay.core.fair_queue import MAX_REFUSALS, QueueBudget
 from overlay.core.puzzle import solve_puzzle
 from overlay.core.quotas import NODE_SETUPS, STRANGER_SETUPS
 from overlay.core.reasons import Reason, Report
 from overlay.core.relay import RelayLimits
 from overlay.core.relay_exit import FORWARD_WINDOW, MAX_STREAMS
 from overlay.core.setup import PUZZLE_NONCE_BYTES, OnionSecrets, period_of
-from overlay.core.wire import FRAME_BYTES
+from overlay.core.wire import BODY_BYTES, CLOSE, FRAME_BYTES, encode_frame
 from tests.adversary.watching import hops
 from tests.overlay.checked import CheckedRelay
 from tests.overlay.world import OWNER, TARGET, Owned, World, node_id
@@ -31,6 +32,8 @@ from tests.overlay.world import OWNER, TARGET, Owned, World, node_id
 SMALL = RelayLimits(max_paths=60, max_paths_a_node=60, max_paths_a_stranger=20, setups_per_s=40.0)
 RELAY = node_id(1)
 HONEST = b"honest"
+LORIS = Neighbour(False, b"loris")
+BODY = bytes(BODY_BYTES)
 
 
 def solved_path(world: World, owner: bytes) -> Owned:
@@ -170,6 +173,48 @@ def test_who_does_not_read_loses_its_path_and_costs_a_bounded_queue() -> None:
     *_, asked = world.at_target()
     world.answer(asked, b"yes")
     assert other.receive() == [Chunk(number, b"yes")]
+
+
+def test_who_reads_no_refusal_costs_a_few_frames_and_nobody_a_path() -> None:
+    world = World(relays=1, limits=SMALL, relay=CheckedRelay)
+    other = world.build()
+    member = world.members[RELAY]
+    world.held.add((RELAY, b"loris"))
+    for _ in range(3000):
+        world.begin(owner=b"loris")
+    most = MAX_REFUSALS + SMALL.max_paths_a_stranger
+    assert len(member.queues.queue(Peer(False, b"loris"), LORIS)) <= most
+    number = other.ask(b"still there?")
+    *_, asked = world.at_target()
+    world.answer(asked, b"yes")
+    assert other.receive() == [Chunk(number, b"yes")]
+
+
+def test_shedding_what_is_not_read_does_not_feed_itself() -> None:
+    """One that reads nothing has built what it may and fills the budget with frames under ids of
+    its own, honest paths have little waiting."""
+    world = World(relays=1, limits=SMALL, relay=CheckedRelay)
+    member = world.members[RELAY]
+    member.queues = QueueBudget(200 * FRAME_BYTES)
+    honest = [world.build(owner=b"honest") for _ in range(5)]
+    world.held |= {(RELAY, b"honest"), (RELAY, b"loris")}
+    for owned in honest:
+        owned.send(owned.path.ping(bytes(8)))
+    for _ in range(SMALL.max_paths_a_stranger):
+        world.begin(owner=b"loris")
+    loris = Peer(False, b"loris")
+    shed = 0
+    for number in range(1000):
+        member.queues.queue(loris, LORIS).put(encode_frame(number.to_bytes(8, "big"), CLOSE, BODY))
+        for peer, link_id in member.queues.over():
+            shed += 1
+            assert peer == loris
+            world.carry_out(member, member.core.shed(peer, link_id))
+    assert 800 < shed < 1200
+    world.let_go(RELAY, b"honest")
+    for owned in honest:
+        owned.receive()
+        assert owned.events[-1] == Pong(bytes(8))
 
 
 def test_who_asks_a_model_node_that_does_not_read_holds_a_window() -> None:

@@ -107,6 +107,7 @@ class CheckedRelay(Relay):
                 entry = Entry(path, Role.TARGET, number)
                 enter(stream.target, backward_id(stream.link_id), entry)
         assert self._links == expected
+        assert self._inwards == {(path.previous, path.back_id): path for path in self._paths}
         assert len(self._shares) == len(self._paths) <= self.limits.max_paths
         counts: dict[object, list[RelayPath]] = {}
         for path in self._paths:

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.core.credit import CreditMeter, CreditWindow
-from overlay.core.effects import Peer
+from overlay.core.effects import Neighbour, Peer
 from overlay.core.fair_queue import QueueBudget
 from overlay.core.wire import CLOSE, CellError
 
 ALICE, BOB = Peer(False, b"alice"), Peer(True, b"bob")
+OF_ALICE, OF_BOB = Neighbour(False, b"alice"), Neighbour(True, b"bob")
 
 
 def frame(path: int, number: int, kind: int = 1, size: int = 2048) -> bytes:
@@ -64,7 +65,7 @@ def test_a_step_is_within_the_limit(step: int) -> None:
 
 
 def test_paths_take_turns_and_keep_their_order() -> None:
-    queue = QueueBudget(1 << 20).queue(ALICE)
+    queue = QueueBudget(1 << 20).queue(ALICE, OF_ALICE)
     for path, number in ((1, 0), (1, 1), (1, 2), (2, 0), (3, 0), (3, 1)):
         assert queue.put(frame(path, number))
     taken = [queue.take() for _ in range(6)]
@@ -76,7 +77,7 @@ def test_paths_take_turns_and_keep_their_order() -> None:
 
 def test_a_path_that_overflows_loses_its_frames_and_no_other_does() -> None:
     budget = QueueBudget(1 << 20, max_frames_an_id=3)
-    queue = budget.queue(ALICE)
+    queue = budget.queue(ALICE, OF_ALICE)
     assert all(queue.put(frame(1, number)) for number in range(3))
     assert queue.put(frame(2, 0))
     assert not queue.put(frame(1, 3))
@@ -86,7 +87,7 @@ def test_a_path_that_overflows_loses_its_frames_and_no_other_does() -> None:
 
 def test_a_close_takes_the_place_of_what_waited() -> None:
     budget = QueueBudget(1 << 20, max_frames_an_id=3)
-    queue = budget.queue(ALICE)
+    queue = budget.queue(ALICE, OF_ALICE)
     for number in range(3):
         queue.put(frame(1, number))
     queue.put(frame(2, 0))
@@ -97,24 +98,53 @@ def test_a_close_takes_the_place_of_what_waited() -> None:
 
 def test_over_the_budget_the_largest_paths_are_shed() -> None:
     budget = QueueBudget(20 * 2048)
-    for path, count, peer in ((1, 3, ALICE), (2, 9, BOB), (3, 8, ALICE)):
+    queue = budget.queue(ALICE, OF_ALICE)
+    for path, count in ((1, 3), (2, 9), (3, 8)):
         for number in range(count):
-            budget.queue(peer).put(frame(path, number))
+            queue.put(frame(path, number))
     assert budget.over() == []
-    budget.queue(ALICE).put(frame(1, 3))
-    assert budget.over() == [(BOB, link_id(2))]
+    queue.put(frame(1, 3))
+    assert budget.over() == [(ALICE, link_id(2))]
     assert budget.bytes == 12 * 2048
     assert budget.over() == []
 
 
+def test_over_the_budget_whoever_does_not_read_loses_its_own() -> None:
+    """Many small paths on several links of one neighbour, few large ones of another."""
+    budget = QueueBudget(100 * 2048)
+    for number in range(12):
+        budget.queue(BOB, OF_BOB).put(frame(1 + number % 4, number))
+    links = [Peer(False, b"%d" % number) for number in range(30)]
+    shed = []
+    for number in range(1000):
+        budget.queue(links[number % 30], OF_ALICE).put(frame(9 + number, 0))
+        shed += budget.over()
+    assert len(shed) > 800
+    assert not any(peer == BOB for peer, _ in shed)
+    assert budget.bytes <= 100 * 2048
+
+
+def test_over_the_budget_two_that_do_not_read_are_brought_level() -> None:
+    budget = QueueBudget(100 * 2048)
+    for number in range(30):
+        budget.queue(ALICE, OF_ALICE).put(frame(number, 0))
+    for number in range(71):
+        budget.queue(BOB, OF_BOB).put(frame(number, 0))
+    assert {peer for peer, _ in budget.over()} == {BOB}
+    for number in range(100, 130):
+        budget.queue(ALICE, OF_ALICE).put(frame(number, 0))
+    budget.over()
+    assert len(budget.queue(ALICE, OF_ALICE)) == len(budget.queue(BOB, OF_BOB)) == 45
+
+
 def test_a_neighbour_that_is_gone_leaves_nothing() -> None:
     budget = QueueBudget(1 << 20)
-    budget.queue(ALICE).put(frame(1, 0))
-    budget.queue(BOB).put(frame(1, 0))
+    budget.queue(ALICE, OF_ALICE).put(frame(1, 0))
+    budget.queue(BOB, OF_BOB).put(frame(1, 0))
     budget.drop(ALICE)
     budget.drop(ALICE)
     assert budget.bytes == 2048
-    assert len(budget.queue(ALICE)) == 0
+    assert len(budget.queue(ALICE, OF_ALICE)) == 0
 
 
 @given(
@@ -124,7 +154,7 @@ def test_a_neighbour_that_is_gone_leaves_nothing() -> None:
 )
 def test_queue_agrees_with_a_plain_model(events: list[tuple[str, int]]) -> None:
     budget = QueueBudget(1 << 20, max_frames_an_id=4)
-    queue = budget.queue(ALICE)
+    queue = budget.queue(ALICE, OF_ALICE)
     model: dict[int, list[bytes]] = {}  # in the order of turns
     for number, (event, path) in enumerate(events):
         if event == "take":
@@ -154,7 +184,7 @@ def test_queue_agrees_with_a_plain_model(events: list[tuple[str, int]]) -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_no_path_waits_longer_than_a_round(counts: list[int]) -> None:
-    queue = QueueBudget(1 << 30).queue(ALICE)
+    queue = QueueBudget(1 << 30).queue(ALICE, OF_ALICE)
     for path, count in enumerate(counts, start=1):
         for number in range(count):
             queue.put(frame(path, number))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from overlay.core.effects import Peer
-from overlay.core.wire import FRAME_BYTES, STREAM
+from overlay.core.effects import Neighbour, Peer
+from overlay.core.fair_queue import MAX_REFUSALS
+from overlay.core.wire import CLOSE, FRAME_BYTES, STREAM
 from overlay.outbox import STUCK_AFTER_S, TRIED_A_TURN, Outbox, Waiting
 from tests.overlay.link_ends import frame, link_id
 
@@ -14,6 +15,7 @@ from tests.overlay.link_ends import frame, link_id
 @dataclass
 class Sink:
     peer: Peer
+    neighbour: Neighbour
     waiting: Waiting | None = None
     takes: int = 0
     asked: int = 0
@@ -36,7 +38,8 @@ class Sink:
 
 
 def came(number: int, takes: int = 0) -> Sink:
-    return Sink(Peer(False, b"%d" % number), takes=takes)
+    name = b"%d" % number
+    return Sink(Peer(False, name), Neighbour(False, name), takes=takes)
 
 
 def outbox(max_bytes: int = 1 << 20) -> Outbox:
@@ -54,6 +57,16 @@ async def test_nothing_overtakes_what_waits_for_the_same_path() -> None:
     assert not box.drain(sink.peer)
     assert sink.taken == [frame(1, number) for number in range(4)]
     assert box.queued_bytes == 0
+
+
+async def test_refusals_wait_where_little_waits_only() -> None:
+    box, sink = outbox(), came(1, takes=1)
+    for number in range(1000):
+        box.tell(sink, frame(number, kind=CLOSE))
+    assert sink.taken == [frame(0, kind=CLOSE)]
+    assert box.queued_bytes == MAX_REFUSALS * FRAME_BYTES
+    box.send(sink, frame(1))
+    assert box.queued_bytes == (MAX_REFUSALS + 1) * FRAME_BYTES
 
 
 async def test_one_turn_tries_few_and_all_get_theirs() -> None:

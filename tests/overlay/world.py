@@ -10,8 +10,18 @@ from random import Random
 
 from overlay.core import client_path
 from overlay.core.client_path import ClientPath, PathEvent
-from overlay.core.effects import Count, Effect, Entropy, Neighbour, Peer, Purge, Remember, Send
-from overlay.core.fair_queue import QueueBudget
+from overlay.core.effects import (
+    Count,
+    Effect,
+    Entropy,
+    Neighbour,
+    Peer,
+    Purge,
+    Remember,
+    Send,
+    Tell,
+)
+from overlay.core.fair_queue import MAX_REFUSALS, FairQueue, QueueBudget
 from overlay.core.relay import Relay, RelayLimits
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
 from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, OnionSecrets, period_of
@@ -79,15 +89,21 @@ class Member:
                     self.remembered.append(effect)
                 case Purge():
                     self.purged.append(effect)
-                    self.queues.queue(effect.peer).purge(effect.link_id)
+                    self._queue(effect.peer).purge(effect.link_id)
         return frames
 
     def carried(self, peer: Peer, frame: bytes) -> Carried:
         return Carried(self.node, peer.name, frame, dialled=not peer.dialled)
 
+    def _queue(self, peer: Peer) -> FairQueue:
+        return self.queues.queue(peer, self.neighbour(peer))
+
     def _queued(self, send: Send) -> Iterable[Effect]:
         """Put a frame into its queue; what the core makes of an overflow."""
-        if not self.queues.queue(send.peer).put(send.frame):
+        queue = self._queue(send.peer)
+        if isinstance(send, Tell) and len(queue) >= MAX_REFUSALS:
+            return
+        if not queue.put(send.frame):
             yield from self.core.shed(send.peer, send.frame[:ID_BYTES])
         for peer, link_id in self.queues.over():
             yield from self.core.shed(peer, link_id)
@@ -181,7 +197,7 @@ class World:
         member = self.members[sender]
         for count in range(most):
             for peer in (Peer(True, receiver), Peer(False, receiver)):
-                frame = member.queues.queue(peer).take()
+                frame = member.queues.queue(peer, member.neighbour(peer)).take()
                 if frame is not None:
                     self.deliver(member.carried(peer, frame))
                     if frame[ID_BYTES] == STREAM:
