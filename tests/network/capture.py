@@ -108,12 +108,16 @@ def local_ports(pid: int) -> set[int]:
     """The local TCP ports of a process's sockets now."""
     inodes = set()
     try:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            target = str(entry.readlink())
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
         table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    except OSError:  # it ended, or closed a socket, while we looked
+    except OSError:  # it ended
         return set()
+    for entry in entries:
+        try:
+            target = str(entry.readlink())
+        except OSError:  # closed while we looked
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
     fields = [line.split() for line in table]
     return {int(field[1].split(":")[1], 16) for field in fields if field[9] in inodes}
