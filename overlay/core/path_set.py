@@ -60,6 +60,7 @@ from overlay.core.path_set_events import (
     Unreachable,
     WantHops,
 )
+from overlay.core.puzzle import MAX_DIFFICULTY
 
 EMPTY = "EMPTY"
 BUILDING = "BUILDING"
@@ -74,7 +75,6 @@ MIN_LIFE_S = 480.0
 MAX_LIFE_S = 900.0
 QUIET_S = 20.0
 PINGS = 2
-MAX_DIFFICULTY = 20
 SOLVING_S = 60.0
 
 

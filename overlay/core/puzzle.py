@@ -10,7 +10,7 @@ shares of `overlay.core.quotas` that keep it from shutting others out.
 
 difficulty  event                                   next
 ──────────  ──────────────────────────────────────  ───────────
-d           a second with more than 3/4 of budget   d + 1, <= 22
+d           a second with more than 3/4 of budget   d + 1, <= 20
 d           a second with less than 1/4 of budget   d - 1, >= 0
 d           60 s since the last seed                d, new seed
 """
@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 
 SEED_BYTES = 16
 SEED_LIFE_S = 60.0
-MAX_DIFFICULTY = 22
+MAX_DIFFICULTY = 20
+"""A client solves no harder one, which takes it about a second."""
 _ADJUST_S = 1.0
 _PERSON = b"ps/puzzle/v2"
 

@@ -52,6 +52,7 @@ from overlay.core.path_set_events import (
     Unreachable,
     WantHops,
 )
+from overlay.core.puzzle import PuzzleGate
 from tests.overlay.relays import relay
 
 RULES = Rules()
@@ -164,6 +165,18 @@ def test_a_puzzle_is_solved_once_a_hop_and_up_to_a_difficulty() -> None:
     stuck, effects = run(state, (61.0, Tick(3.0)))
     assert effects[0] == Close(1)
     assert isinstance(stuck.slots[0], Empty)
+
+
+def test_the_hardest_puzzle_of_a_relay_is_one_that_a_client_solves() -> None:
+    gate = PuzzleGate(1.0, bytes(16))
+    for second in range(100):
+        difficulty, gate.difficulty = gate.difficulty, 0
+        assert all(gate.admit(bytes(32), bytes(8)) for _ in range(50))
+        gate.difficulty = difficulty
+        gate.tick(float(second), bytes(16))
+    state, _ = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))))
+    _, effects = run(state, (0.1, PuzzleAsked(0, 1, b"s", gate.difficulty)))
+    assert effects == [Build(1, hops(0), {1: (b"s", gate.difficulty)})]
 
 
 def test_an_unreachable_guard_is_told_apart_from_a_failed_path() -> None:
