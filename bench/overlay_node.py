@@ -13,6 +13,7 @@ from pathlib import Path
 
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
+from overlay.replay_log import mark_new
 from overlay.server import IncomingRequest, OverlayServer
 from planetserve.encoding import decode, encode
 from planetserve.keys import Identity, identity_from
@@ -74,7 +75,9 @@ async def serve(folder: Path, kind: str, number: int, port: int) -> None:
     directory = Directory(ledger, REFRESH_S)
     node: RelayNode | OverlayServer
     if kind == "relay":
-        node = RelayNode(identity, f"127.0.0.1:{port}", directory, folder / f"replay-{number}")
+        replay = folder / f"replay-{number}"
+        mark_new(replay)
+        node = RelayNode(identity, f"127.0.0.1:{port}", directory, replay)
         port = node.start()
     else:
         node = OverlayServer(

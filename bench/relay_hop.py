@@ -22,6 +22,7 @@ from overlay.core.relay import RelayLimits
 from overlay.core.wire import FRAME_BYTES
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
+from overlay.replay_log import mark_new
 from planetserve.keys import Identity
 
 REFRESH_S = 0.1
@@ -61,6 +62,7 @@ def bare(identity: Identity, following: Identity, next_port: int) -> None:
 async def ours(identity: Identity, folder: Path, number: int) -> None:
     directory = Directory(FileLedger(folder), REFRESH_S)
     replay = folder / f"replay-{number}"
+    mark_new(replay)
     node = RelayNode(identity, "127.0.0.1:0", directory, replay, UNLIMITED)
     print(node.start(), flush=True)
     directory.follow()

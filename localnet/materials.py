@@ -21,6 +21,7 @@ from abci_app.home import (
 )
 from localnet.plan import MODEL, RELAY, VALIDATOR, Layout, Plan, ProcessPlan
 from modelnode.engines.default_model import default_model_path
+from overlay.replay_log import folder_beside, mark_new
 from planetserve.errors import ConfigurationError, UsageError
 from planetserve.keys import Identity, identity_from, write_identity
 from planetserve.light.trust import TRUST_FOLDER, genesis_validators_hash
@@ -62,7 +63,9 @@ def prepare(plan: Plan, *, keep: bool) -> None:
     for process in plan.processes:
         if process.role in (RELAY, MODEL):
             identity = _new_identity()
-            write_identity(plan.layout.key(process.name), identity)
+            key = plan.layout.key(process.name)
+            write_identity(key, identity)
+            mark_new(folder_beside(key))
             if process.role == MODEL:
                 founders.append(FounderEntry(identity.public_key, MODEL))
     genesis = _write_validators(plan, founders)

@@ -21,11 +21,10 @@ from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.openai_http import attach_openai
 from modelnode.engines.protocol import Engine
 from modelnode.node import EngineLoader, ModelNode, NodeSettings
-from overlay.replay_log import folder_beside
+from overlay.replay_log import folder_beside, node_identity
 from planetserve import cli
 from planetserve.errors import UsageError
 from planetserve.keylock import locked_key
-from planetserve.keys import read_or_create_identity
 from planetserve.logs import configure_logging
 from planetserve.network import load_network
 
@@ -131,7 +130,7 @@ def run(
         public_group=public_group or group,
         replay_folder=folder_beside(key),
     )
-    identity = read_or_create_identity(key)
+    identity = node_identity(key)
     with locked_key(key):
         asyncio.run(_run(ModelNode(settings, identity, node_settings), load))
 

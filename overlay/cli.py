@@ -12,11 +12,11 @@ import typer
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
 from overlay.relaying import RelaySettings, announcement
-from overlay.replay_log import folder_beside
+from overlay.replay_log import folder_beside, node_identity
 from planetserve import cli
 from planetserve.health import HealthServer
 from planetserve.keylock import locked_key
-from planetserve.keys import Identity, read_or_create_identity
+from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import configure_logging, get_logger
 from planetserve.network import Network, load_network
@@ -59,7 +59,7 @@ def run(
     """
     configure_logging(log_level)
     known = load_network(network)
-    identity = read_or_create_identity(key)
+    identity = node_identity(key)
     with locked_key(key):
         settings = RelaySettings(bind, key, name, public, operator)
         asyncio.run(_run(known, identity, settings, http))

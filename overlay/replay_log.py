@@ -1,6 +1,7 @@
 """The folder in which a relay keeps which set-ups it has taken, from one run to the next. A model
 node keeps which requests it has taken in the same form, by their message ids.
 
+    new       there before the first start only: whoever made the key made the folder
     secret    boot's id 36 | secret of the filter 16 | first period 4
     clean     there after an orderly end only
     PERIOD    first halves of ephemeral keys, 16 bytes each
@@ -10,10 +11,9 @@ also when the clock is set back.
 
 An entry is written before anything is sent that uses the keys of its set-up, without waiting for
 the disk: what a process wrote outlives it, but maybe not a crash of the machine. After one (the
-boot's id is another and there is no `clean`), or when the folder cannot be read, the relay does not
-know what it took. Then its first period is the first of which it cannot have taken any, five to ten
-minutes later. The folder stands beside the key and goes where the key goes: a relay that finds none
-takes its key for new.
+boot's id is another and there is no `clean`), or when the folder is gone or cannot be read, the
+relay does not know what it took. Then its first period is the first of which it cannot have taken
+any, five to ten minutes later. The folder stands beside the key and goes where the key goes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pathlib import Path
 
 from overlay.core.effects import Remember
 from overlay.core.replay_filter import ENTRY_BYTES, SECRET_BYTES, ReplayFilter
-from planetserve.errors import ConfigurationError
+from planetserve.errors import ConfigurationError, KeyFileError
+from planetserve.keys import Identity, read_or_create_identity
 from planetserve.logs import get_logger
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -42,6 +43,31 @@ def folder_beside(key: Path) -> Path:
     return key.with_name(key.name + ".replay")
 
 
+def mark_new(folder: Path) -> None:
+    """Say that nothing was taken under the key beside `folder`, since it has just been made.
+
+    Raises `KeyFileError`.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        (folder / "new").touch()
+    except FileExistsError:
+        pass  # of an earlier key; what it says stands
+    except OSError as error:
+        raise KeyFileError(f"cannot make {folder}: {error.strerror}") from error
+
+
+def node_identity(key: Path) -> Identity:
+    """Read a relay's or model node's key file, or make one and the folder. Raises
+    `KeyFileError`.
+    """
+    is_new = not key.exists()
+    identity = read_or_create_identity(key)
+    if is_new:
+        mark_new(folder_beside(key))
+    return identity
+
+
 class ReplayLog:
     """`filter` is what the relay's core asks, `remember` writes down what it took."""
 
@@ -57,7 +83,8 @@ class ReplayLog:
         try:
             self._secret, self._first = self._known(period) or self._cold(period)
             self.filter = self._filled(period)
-            (self._folder / "clean").unlink(missing_ok=True)
+            for mark in ("clean", "new"):
+                (self._folder / mark).unlink(missing_ok=True)
             self._sync_folder()
         except OSError as error:
             raise ConfigurationError(
@@ -98,10 +125,10 @@ class ReplayLog:
 
     def _known(self, period: int) -> tuple[bytes, int] | None:
         """The filter's secret, and the first period of which all that was taken is known."""
-        if not self._folder.exists():
-            self._folder.mkdir(mode=0o700)
-            return os.urandom(SECRET_BYTES), 0
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._folder / "secret"
+        if not path.exists() and (self._folder / "new").exists():
+            return os.urandom(SECRET_BYTES), 0
         kept = path.read_bytes() if path.exists() else b""
         boot, rest = kept[:BOOT_ID_BYTES], kept[BOOT_ID_BYTES:]
         if len(rest) != SECRET_BYTES + PERIOD_BYTES:

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
 from overlay.relaying import RelaySettings, announcement
-from overlay.replay_log import folder_beside
+from overlay.replay_log import folder_beside, node_identity
 from planetserve.errors import TransactionRejected
 from planetserve.keylock import locked_key
-from planetserve.keys import Identity, read_or_create_identity
+from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
 from planetserve.registration import announce
@@ -34,7 +34,7 @@ class ClientRelay:
         """Take links, and tell the ledger. Raises `KeyFileError`, `KeyInUseError`, and
         `ConfigurationError` when the address cannot be bound."""
         key = self._settings.key
-        identity = read_or_create_identity(key)
+        identity = node_identity(key)
         self._stack.enter_context(locked_key(key))
         node = RelayNode(identity, self._settings.bind, self._directory, folder_beside(key))
         node.start()

@@ -29,7 +29,7 @@ from overlay.core.wire import (
     encode_frame,
     read_chunk,
 )
-from overlay.replay_log import ReplayLog
+from overlay.replay_log import ReplayLog, mark_new
 from tests.adversary.watching import came_to, hops
 from tests.overlay.world import OWNER, TARGET, Carried, Member, Owned, World, node_id
 
@@ -125,6 +125,7 @@ def restarted(world: World, member: Member, replay: ReplayFilter) -> None:
 
 def took(world: World, member: Member, folder: Path) -> Owned:
     """A path through `member`, which keeps what it took in `folder` and then dies."""
+    mark_new(folder)
     log = ReplayLog(folder, period_of(world.now_s))
     restarted(world, member, log.filter)
     owned = world.build()

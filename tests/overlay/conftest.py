@@ -15,6 +15,7 @@ from overlay.client import OverlayClient, PathSettings
 from overlay.core.exchange import ExchangeLimits
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
+from overlay.replay_log import mark_new
 from overlay.server import Handler, OverlayServer
 from planetserve.encoding import encode
 from planetserve.keys import Identity, identity_from
@@ -97,7 +98,9 @@ async def running_overlay(
     relays: dict[bytes, RelayNode] = {}
     for number in range(1, relay_count + 1):
         identity = seeded_identity(number)
-        relays[identity.id] = RelayNode(identity, "127.0.0.1:0", directory, folder / str(number))
+        replay = folder / str(number)
+        mark_new(replay)
+        relays[identity.id] = RelayNode(identity, "127.0.0.1:0", directory, replay)
         port = relays[identity.id].start()
         records.append(record(identity, f"relay-{number}", "relay", port))
     stored = [(route_key(item.id), encode(item.to_wire())) for item in records]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from overlay import replay_log
 from overlay.core.effects import Remember
 from overlay.core.replay_filter import ENTRY_BYTES
-from overlay.replay_log import MAX_AHEAD, ReplayLog, folder_beside
-from planetserve.errors import ConfigurationError
+from overlay.replay_log import MAX_AHEAD, ReplayLog, folder_beside, mark_new, node_identity
+from planetserve.errors import ConfigurationError, KeyFileError
 
 NOW = 6_000_000
 ENTRIES = [Random(1).randbytes(ENTRY_BYTES * 3)[i : i + ENTRY_BYTES] for i in (0, 16, 32)]
@@ -32,7 +33,10 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "key.replay"
+    """Of a key that has just been made."""
+    path = tmp_path / "key.replay"
+    mark_new(path)
+    return path
 
 
 def take(log: ReplayLog, entry: bytes, period: int = NOW) -> bool:
@@ -134,6 +138,7 @@ def test_what_follows_an_entry_that_was_cut_off_is_read(
 ) -> None:
     """As after a crash in the middle of a write, several times in a row."""
     folder = tmp_path_factory.mktemp("cut") / "key.replay"
+    mark_new(folder)
     rng, known = Random(repr(cuts)), list[bytes]()
     for cut in cuts:
         log = ReplayLog(folder, NOW)
@@ -196,7 +201,31 @@ def test_a_full_disk_is_an_error_and_leaves_whole_entries(
     assert [take(again, entry) for entry in ENTRIES] == [False, True, False]
 
 
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, folder: Path) -> None:
+def test_a_folder_that_is_gone_is_no_new_relay(folder: Path) -> None:
+    log = ReplayLog(folder, NOW)
+    take(log, ENTRIES[0])
+    log.close()
+    shutil.rmtree(folder)
+    assert covered(ReplayLog(folder, NOW)) == [2, 3, 4]
+
+
+def test_a_key_is_new_once(tmp_path: Path) -> None:
+    key = tmp_path / "relay.key"
+    folder = folder_beside(key)
+    identity = node_identity(key)
+    assert covered(ReplayLog(folder, NOW)) == [-1, 0, 1]
+    shutil.rmtree(folder)
+    assert node_identity(key) == identity
+    assert covered(ReplayLog(folder, NOW)) == [2, 3, 4]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="cannot make"):
+        mark_new(tmp_path / "missing" / "key.replay")
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "key.replay"
     folder.write_text("a file")
     with pytest.raises(ConfigurationError, match=r"what was taken in .*make it writable"):
         ReplayLog(folder, NOW)

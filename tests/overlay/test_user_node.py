@@ -12,6 +12,7 @@ from overlay.client import OverlayClient, PathSettings
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.wire import CELL, encode_frame
 from overlay.relay_node import RelayNode
+from overlay.replay_log import mark_new
 from overlay.server import IncomingRequest
 from tests.overlay.conftest import MakeOverlay, Overlay, record, seeded_identity
 
@@ -33,6 +34,7 @@ async def with_user(overlay: Overlay, folder: Path) -> tuple[RelayNode, OverlayC
     """A user node in the route set."""
     assert overlay.directory is not None
     assert overlay.ledger is not None
+    mark_new(folder / "user")
     node = RelayNode(USER, "127.0.0.1:0", overlay.directory, folder / "user")
     port = node.start()
     overlay.relays[USER.id] = node
