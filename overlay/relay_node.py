@@ -71,7 +71,7 @@ class RelayNode:
             identity=identity,
             node_of_key=directory.node_of_transport_key,
         )
-        self._replay = ReplayLog(replay_folder, period_of(time.time()))
+        self._replay = ReplayLog(replay_folder, self.period())
         self._core = Relay(
             identity.id,
             OnionSecrets.from_bytes(identity.onion_secret),
@@ -124,11 +124,14 @@ class RelayNode:
         routes = self._directory.current
         return (routes.height, routes.hash) if routes is not None else (0, bytes(32))
 
+    def period(self) -> int:
+        return period_of(time.time())
+
     def _frame_arrived(self, peer: Peer, frame: bytes) -> None:
         if self._beside is not None and self._beside.knows(peer, frame):
             self._beside.frame_arrived(peer, frame)
             return
-        effects = self._core.frame_arrived(peer, frame, time.time())
+        effects = self._core.frame_arrived(peer, frame, time.monotonic())
         if type(effects) is tuple and self.links.send(*effects[0]):
             return  # a cell passed on, which most frames are
         self._carry_out(effects)
@@ -165,8 +168,10 @@ class RelayNode:
                 case Purge():
                     self.links.purge(effect.peer, effect.link_id)
                 case Remember():
-                    if not self._kept(partial(self._replay.remember, effect)):
-                        pending = deque(self._core.not_remembered())
+                    if self._kept(partial(self._replay.remember, effect)):
+                        pending.extendleft(reversed(self._core.remembered()))
+                    else:
+                        self._core.not_remembered()
 
     def _kept(self, work: Callable[[], None]) -> bool:
         """A disk that takes no more costs new paths, not those that are there."""
@@ -182,7 +187,7 @@ class RelayNode:
         return True
 
     def _tick(self) -> None:
-        self._carry_out(self._core.tick(time.time()))
+        self._carry_out(self._core.tick(time.monotonic()))
         self._kept(self._replay.forget_old)
         CELLS.inc(self._core.cells - self._cells_counted)
         self._cells_counted = self._core.cells

@@ -59,7 +59,7 @@ class Purge:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Write down that a set-up of `period` was taken, before anything that follows is sent.
+    """Write down that a set-up of `period` was taken, before anything that comes of it is sent.
 
     `entry` is the first half of its ephemeral key; see `overlay.core.replay_filter`.
     """

@@ -48,7 +48,6 @@ from overlay.core.setup import (
     OpenedSetup,
     ephemeral_of,
     open_setup,
-    period_of,
     puzzle_nonce_of,
 )
 from overlay.core.wire import (
@@ -82,6 +81,9 @@ class Surroundings(Protocol):
     def route_set(self) -> tuple[int, bytes]:
         """Height and hash of the route set that `knows` goes by."""
 
+    def period(self) -> int:
+        """The period of set-ups now, by the machine's clock."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
@@ -111,11 +113,22 @@ class Entry(NamedTuple):
     stream: int = 0
 
 
-class Relay:
-    """A relay's state; `frame_arrived`, `peer_gone`, `shed`, `sent` and `tick` are the ways in.
+class Taken(NamedTuple):
+    """A set-up that passed all gates up to `take`, while it is written down."""
 
-    `node` is its id; `now_s` everywhere is Unix time; `replay` remembers earlier set-ups.
-    Mutable, because it sees every cell.
+    peer: Peer
+    link_id: bytes
+    neighbour: Neighbour
+    opened: OpenedSetup
+    now_s: float
+
+
+class Relay:
+    """A relay's state; `frame_arrived`, `peer_gone`, `shed`, `sent` and `tick` are the ways in,
+    and after a `Remember`, before any other, `remembered` or `not_remembered`.
+
+    `node` is its id; `now_s` everywhere is of a clock that is never set; `replay` remembers earlier
+    set-ups. Mutable, because it sees every cell.
     """
 
     def __init__(
@@ -143,8 +156,7 @@ class Relay:
         self._rates: Buckets[Neighbour] = Buckets()
         self._puzzle = PuzzleGate(self.limits.setups_per_s, entropy(SEED_BYTES))
         self._scanned_s = 0.0
-        self._begun: RelayPath | None = None
-        """What the last set-up came to."""
+        self._taken: Taken | None = None
 
     @property
     def paths(self) -> int:
@@ -214,7 +226,7 @@ class Relay:
         """Close what is too old; call it about once a second."""
         self._puzzle.tick(now_s, self._entropy(SEED_BYTES))
         self._rates.tick(now_s)
-        self._replay.advance(period_of(now_s))
+        self._replay.advance(self._surroundings.period())
         expired = []
         for path in self._paths:  # the oldest first
             if now_s - path.opened_s < self.limits.path_life_s:
@@ -239,15 +251,26 @@ class Relay:
             effects += self._close(path, Report(Reason.SHUTTING_DOWN))
         return effects
 
-    def not_remembered(self) -> list[Effect]:
-        """The set-up that was taken last could not be written down: its path is over before any
-        cell used its keys. What else the set-up asked for must not be carried out."""
-        begun, self._begun = self._begun, None
-        return self._close(begun, None, told=True) if begun in self._paths else []
+    def remembered(self) -> list[Effect]:
+        """The set-up that was taken last is written down: what comes of it."""
+        taken, self._taken = self._taken, None
+        if taken is None:
+            return []
+        following = taken.opened.next_node
+        if following == self._node or (
+            following is not None and not self._surroundings.knows(following)
+        ):
+            height, digest = self._surroundings.route_set()
+            report = Report(Reason.UNKNOWN_NEXT, height.to_bytes(8, "big") + digest[:8])
+            return [Count("setup_unknown_next"), self._refusal(taken.peer, taken.link_id, report)]
+        return [*self._make_room(taken.neighbour), *self._begin(taken)]
+
+    def not_remembered(self) -> None:
+        """It could not be written down: nothing comes of it."""
+        self._taken = None
 
     def _set_up(self, peer: Peer, frame: bytes, now_s: float) -> list[Effect]:
         link_id, body = frame[:ID_BYTES], frame[HEADER_BYTES:]
-        self._begun = None
         if peer.dialled:
             return [Count("setup_from_dialled")]
         refused, neighbour = self._refused(peer, body, now_s)
@@ -259,25 +282,13 @@ class Relay:
             report = Report(Reason.NOT_OPENED)
             return [Count("setup_not_opened"), self._refusal(peer, link_id, report)]
         if not self._replay.covers(opened.period):
-            report = Report(Reason.PERIOD, period_of(now_s).to_bytes(4, "big"))
+            report = Report(Reason.PERIOD, self._surroundings.period().to_bytes(4, "big"))
             return [Count("setup_of_another_period"), self._refusal(peer, link_id, report)]
         if not self._replay.take(opened.period, opened.ephemeral):
             report = Report(Reason.REPLAYED)
             return [Count("setup_replayed"), self._refusal(peer, link_id, report)]
-        remember = Remember(opened.period, opened.ephemeral[:ENTRY_BYTES])
-        following = opened.next_node
-        if following == self._node or (
-            following is not None and not self._surroundings.knows(following)
-        ):
-            height, digest = self._surroundings.route_set()
-            report = Report(Reason.UNKNOWN_NEXT, height.to_bytes(8, "big") + digest[:8])
-            return [
-                remember,
-                Count("setup_unknown_next"),
-                self._refusal(peer, link_id, report),
-            ]
-        given_way = self._make_room(neighbour)
-        return [remember, *given_way, *self._begin(peer, link_id, neighbour, opened, now_s)]
+        self._taken = Taken(peer, link_id, neighbour, opened, now_s)
+        return [Remember(opened.period, opened.ephemeral[:ENTRY_BYTES])]
 
     def _refused(self, peer: Peer, body: bytes, now_s: float) -> tuple[Report | None, Neighbour]:
         """Why a set-up is not even opened, None if it may be."""
@@ -305,9 +316,8 @@ class Relay:
         newest = next(self._shares.newest(room.instead_of))
         return [Count("path_gave_way"), *self._close(newest, Report(Reason.SHED))]
 
-    def _begin(
-        self, peer: Peer, link_id: bytes, neighbour: Neighbour, opened: OpenedSetup, now_s: float
-    ) -> list[Effect]:
+    def _begin(self, taken: Taken) -> list[Effect]:
+        peer, link_id, neighbour, opened, now_s = taken
         path = RelayPath(opened.keys, peer, link_id, neighbour, now_s, now_s)
         if opened.next_node is None:
             path.exit = Exit()
@@ -319,7 +329,6 @@ class Relay:
         self._enter(peer, link_id, Entry(path, Role.OUT))
         self._paths[path] = None
         self._inwards[peer, path.back_id] = path
-        self._begun = path
         self._shares.add(neighbour, path)
         return [Count("path_built"), begun]
 

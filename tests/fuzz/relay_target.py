@@ -118,6 +118,7 @@ class Scene:
     unsent: list[tuple[Peer, bytes]] = field(default_factory=list)
     pending: deque[Effect] = field(default_factory=deque)
     busy: bool = False
+    disk_is_full: bool = False
     relay: Relay = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +133,9 @@ class Scene:
 
     def route_set(self) -> tuple[int, bytes]:
         return 7, bytes(32)
+
+    def period(self) -> int:
+        return period_of(self.now_s)
 
     def arrive(self, peer: Peer, frame: bytes) -> None:
         self.took(self.relay.frame_arrived(peer, frame, self.now_s))
@@ -151,6 +155,10 @@ class Scene:
                     assert effect.peer in PEERS or effect.peer == HONEST
                 case Remember():
                     assert len(effect.entry) == 16
+                    if self.disk_is_full:
+                        self.relay.not_remembered()
+                    else:
+                        self.pending.extendleft(reversed(self.relay.remembered()))
                 case Count():
                     assert effect.event.isidentifier()
         self.busy = False
@@ -350,7 +358,8 @@ def _time(scene: Scene, program: Program) -> None:
 
 
 def _not_remembered(scene: Scene, program: Program) -> None:
-    scene.took(scene.relay.not_remembered())
+    """The disk is full from now on, or again has room."""
+    scene.disk_is_full = not scene.disk_is_full
 
 
 STEPS: Sequence[Callable[[Scene, Program], None]] = (

@@ -21,7 +21,7 @@ from overlay.core.relay_exit import (
     Outcome,
 )
 from overlay.core.relay_path import GONE, NEW, RelayPath
-from overlay.core.wire import ID_BYTES, KINDS, backward_id
+from overlay.core.wire import ID_BYTES, KINDS, SETUP, backward_id
 
 
 class CheckedExit(Exit):
@@ -58,6 +58,10 @@ class CheckedRelay(Relay):
         kind = frame[ID_BYTES] if len(frame) > ID_BYTES else None
         with self._checked(kind if kind in KINDS else None):
             return list(super().frame_arrived(peer, frame, now_s))
+
+    def remembered(self) -> list[Effect]:
+        with self._checked(SETUP):
+            return super().remembered()
 
     def peer_gone(self, peer: Peer) -> list[Effect]:
         with self._checked(None):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from overlay.core import client_path
 from overlay.core.client_path import BUILDING, CLOSED, OPEN, Broken, Chunk, Opened, Pong, StreamOver
 from overlay.core.credit import CreditWindow
-from overlay.core.effects import Peer, Purge, Remember, Send
+from overlay.core.effects import Peer, Purge, Remember
 from overlay.core.fair_queue import MAX_FRAMES_AN_ID
 from overlay.core.payload import DATA, PAD, Payload
 from overlay.core.puzzle import solve_puzzle
@@ -675,18 +675,10 @@ def test_a_set_up_that_cannot_be_written_down_makes_no_path(hops: list[int]) -> 
     world = World()
     core = world.line[0].core
     kept = world.build([node_id(1), node_id(3)])
-    setup = encode_frame(b"another!", SETUP, world_setup(world, hops))
-    effects = list(core.frame_arrived(Peer(False, OWNER), setup, world.now_s))
-    assert isinstance(effects[0], Remember)
-    assert not any(isinstance(effect, Send) for effect in core.not_remembered())
+    world.line[0].disk_is_full = True
+    refused = world.begin([node_id(hop) for hop in hops])
+    assert refused.receive() == []
     assert core.paths == 1
-    assert core.not_remembered() == []
+    assert core.remembered() == []
     kept.ask(b"question")
     assert chunks_at(world) == [b"question"]
-
-
-def world_setup(world: World, hops: list[int]) -> bytes:
-    nonces = [bytes(8) for _ in hops]
-    specs = world.specs([node_id(hop) for hop in hops])
-    _, (sent,) = client_path.build(specs, period_of(world.now_s), nonces, world.entropy)
-    return sent.frame[HEADER_BYTES:]

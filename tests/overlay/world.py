@@ -59,6 +59,9 @@ class Member:
     counts: Counter[str] = field(default_factory=Counter)
     remembered: list[Remember] = field(default_factory=list)
     purged: list[Purge] = field(default_factory=list)
+    disk_is_full: bool = False
+    clock_ahead_s: float = 0.0
+    """How far its Unix time is ahead of the world's."""
     unlisted: set[bytes] = field(default_factory=set)
     """What everybody else knows and this relay's route set lacks."""
     queues: QueueBudget = field(default_factory=lambda: QueueBudget(1 << 26))
@@ -71,6 +74,9 @@ class Member:
 
     def route_set(self) -> tuple[int, bytes]:
         return 77, bytes(range(32))
+
+    def period(self) -> int:
+        return period_of(self.world.now_s + self.clock_ahead_s)
 
     def took(self, effects: Iterable[Effect]) -> list[Carried]:
         """Count what is to be counted; the frames that go out."""
@@ -85,8 +91,11 @@ class Member:
                     frames.append(self.carried(effect.peer, effect.frame))
                 case Count():
                     self.counts[effect.event] += 1
+                case Remember() if self.disk_is_full:
+                    self.core.not_remembered()
                 case Remember():
                     self.remembered.append(effect)
+                    pending.extendleft(reversed(self.core.remembered()))
                 case Purge():
                     self.purged.append(effect)
                     self._queue(effect.peer).purge(effect.link_id)
