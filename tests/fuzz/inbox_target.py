@@ -36,18 +36,21 @@ from tests.overlay.door import PERIOD, PUBLIC, TARGET, Door, cut
 
 PEERS = tuple(Peer(False, name) for name in (b"a", b"b", b"c", b"d"))
 LIMITS = InboxLimits(
+    assembly_timeout_s=2.0,
+    pause_timeout_s=3.0,
+    linger_s=3.0,
     max_streams=6,
     max_requests=4,
     max_running=2,
     max_dummies=1,
     max_buffered_bytes=8_000,
-    max_kept_bytes=20_000,
+    max_kept_bytes=60_000,
 )
 CODES = ((4, 3), (1, 1), (2, 1), (3, 3), (5, 3), (16, 8))
 MAX_STEPS = 100
 MAX_WRITTEN_BYTES = 1 << 16
-SETTLED_S = 150.0
-"""After which nobody waits for anything any more."""
+SETTLED_S = 60.0
+"""After which nobody waits for anything any more, but for a dummy's time to its first token."""
 CLOVE_PLAIN_BYTES = stream_bytes(1) - COUNT_BYTES - sealed.ENCAPSULATED_BYTES - sealed.TAG_BYTES
 
 
@@ -232,7 +235,7 @@ def _finish(scene: Scene, program: Program) -> None:
 
 
 def _time(scene: Scene, program: Program) -> None:
-    scene.advance(program.byte() ** 2 / 4096)
+    scene.advance(program.byte() ** 2 / 16_384)
 
 
 def _period(scene: Scene, program: Program) -> None:
@@ -268,7 +271,7 @@ def inbox(data: bytes) -> None:
         scene.check()
     for ready in scene.ready:
         scene.apply(scene.inbox.finish(ready.request_id, scene.now_s))
-    scene.advance(SETTLED_S)
+    scene.advance(SETTLED_S + scene.now_s)
     scene.check()
     assert scene.kept == [], "something is kept for ever"
     assert scene.wakes == {}

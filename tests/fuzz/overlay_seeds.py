@@ -131,6 +131,7 @@ def inbox() -> Iterator[bytes]:
     yield asked(0, 3) + words + step("write", 0, 15, data(bytes(2_000))) + long + end
     yield step("clove", 3, 0, 0, 0, 2) + step("chunk", 0, 0, data(b"\0")) + long
     yield b"".join(step("clove", 3, 0, i % 4, i % 8, 1 + i % 2) for i in range(12))
+    yield step("chunk", 1, 1, data(b"\0\1" + bytes(1_948)))
     yield step("chunk", 1, 1, data(b"\0\0" + bytes(36))) + step("chunk", 1, 1, data(b""))
     # A header of a clove: version and index, n - 1 and k - 1, and the length of the ciphertext.
     for index, code in ((0, 0x00), (0, 0x32), (3, 0x32), (1, 0x10)):

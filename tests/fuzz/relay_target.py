@@ -220,6 +220,7 @@ class Scene:
                 expected += 1
         assert sum(map(len, relay._links.values())) == expected, "a path left something behind"
         assert all(relay._links.values())
+        assert relay._inwards == {(path.previous, path.back_id): path for path in relay._paths}
         assert len(relay._shares) == relay.paths <= LIMITS.max_paths
         for peer in (*PEERS, HONEST):
             neighbour = self.neighbour(peer)
