@@ -7,12 +7,16 @@ and keeps to them (Tor's proposal 271). They stand in a list; the first n usable
   is usable has its place on another path of the set already.
 - A guard's life is drawn from 60-120 days at its first use. It leaves the list when that is over,
   when it was unused for 120 days, or when it is 7 days out of the route set.
-- One that cannot be connected to is passed over and tried again after 1, 5, 30, 180 minutes. Where
-  fewer than n are left, those that wait are tried all the same, the soonest first.
-- Bias: of a guard's builds, and of its uses, attempts and successes are counted (halved at 200).
-  One with at least 20 attempts that fails more than half of them, while the other guards succeed
-  in four fifths, is dropped, the worst first and at most two in a week: who fails everything
-  cannot walk a client through the network until it meets a friend.
+- One that cannot be connected to, or says that it has no room, is passed over and tried again
+  after 1, 5, 30, 180 minutes. Where fewer than n are left, those that wait are tried all the same,
+  the soonest first.
+- Bias: of a guard's paths, and of their uses, attempts and successes are counted (halved at 200),
+  each path once, at its end (`overlay.core.path_set`), unless it ended unused by our will. One with
+  at least 20 attempts whose share of successes is less than half of what the other guards have in
+  the median is dropped, the worst first and at most two in a week: who fails everything cannot walk
+  a client through the network until it meets a friend. The others are the measure because loaded
+  relays fail the paths of all guards alike; where they fail many, more attempts are awaited, so
+  that half is three standard deviations away. The median, since others may be of the same party.
 - Blame: a failure that a hop behind the guard reported keeps that hop, and the one that it
   accuses, out of the paths under this guard for 30 s, and says nothing of the guard. One without
   an authenticated author, or with the guard for its author, counts against the guard.
@@ -61,14 +65,15 @@ class Tally:
             return tally
         return Tally(tally.attempts // 2, tally.successes // 2)
 
-    def plus(self, other: Tally) -> Tally:
-        return Tally(self.attempts + other.attempts, self.successes + other.successes)
+    @property
+    def share(self) -> float:
+        return self.successes / max(self.attempts, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
     """`ends_day` is None until the guard is used; days count from the Unix epoch. `retry_s` and
-    `unreachable` (failed connections in a row) last as long as the process."""
+    `unreachable` (failed connections and refusals in a row) last as long as the process."""
 
     node: bytes
     added_day: int
@@ -112,7 +117,7 @@ class GuardList:
         return tuple(guard.node for guard in (*ready, *waiting))
 
     def ready(self, now_s: float) -> frozenset[bytes]:
-        """Those that do not wait after a failed connection."""
+        """Those that do not wait after a failed connection or a refusal."""
         return frozenset(guard.node for guard in self.guards if _usable(guard, now_s))
 
     def shunned(self, guard: bytes, now_s: float) -> frozenset[bytes]:
@@ -179,12 +184,19 @@ def first_used(guards: GuardList, node: bytes, day: int, draw: Draw) -> GuardLis
 
 
 def built(guards: GuardList, node: bytes) -> GuardList:
-    """A path through the guard opened."""
+    """A path through the guard opened, which is no success yet."""
     guard = guards.find(node)
     if guard is None:
         return guards
-    guard = replace(guard, builds=guard.builds.counted(True), unreachable=0, retry_s=0.0)
-    return _with(guards, guard)
+    return _with(guards, replace(guard, unreachable=0, retry_s=0.0))
+
+
+def served(guards: GuardList, node: bytes) -> GuardList:
+    """A path through the guard was used and ended well."""
+    guard = guards.find(node)
+    if guard is None:
+        return guards
+    return _with(guards, replace(guard, builds=guard.builds.counted(True)))
 
 
 def used(guards: GuardList, node: bytes, answered: bool) -> GuardList:
@@ -208,6 +220,11 @@ def failed(guards: GuardList, hops: Sequence[bytes], origin: int | None, now_s: 
     if guard is None or (origin is not None and origin > 0):
         return guards
     return _with(guards, replace(guard, builds=guard.builds.counted(False)))
+
+
+def refused(guards: GuardList, node: bytes, now_s: float) -> GuardList:
+    """The guard says that it has no room: it fails the path, and is passed over for a while."""
+    return unreachable(failed(guards, (node,), None, now_s), node, now_s)
 
 
 def unreachable(guards: GuardList, node: bytes, now_s: float) -> GuardList:
@@ -272,18 +289,26 @@ def _judged(guards: GuardList, day: int) -> GuardList:
 def _bias(guard: Guard, listed: Sequence[Guard]) -> float | None:
     """The share of successes of a biased guard, None for any other."""
     others = [other for other in listed if other is not guard]
-    rates = []
-    for own, theirs in (
-        (guard.builds, [other.builds for other in others]),
-        (guard.uses, [other.uses for other in others]),
-    ):
-        rest = Tally()
-        for tally in theirs:
-            rest = rest.plus(tally)
-        enough = min(own.attempts, rest.attempts) >= JUDGED_FROM
-        if enough and 2 * own.successes < own.attempts and 5 * rest.successes >= 4 * rest.attempts:
-            rates.append(own.successes / own.attempts)
-    return min(rates, default=None)
+    judged = [
+        own.share
+        for own, theirs in (
+            (guard.builds, [other.builds for other in others]),
+            (guard.uses, [other.uses for other in others]),
+        )
+        if _is_biased(own, theirs)
+    ]
+    return min(judged, default=None)
+
+
+def _is_biased(own: Tally, theirs: Iterable[Tally]) -> bool:
+    known = sorted((t for t in theirs if t.attempts >= JUDGED_FROM), key=lambda tally: tally.share)
+    if own.attempts < JUDGED_FROM or not known:
+        return False
+    usual = known[len(known) // 2]
+    low = 2 * own.successes * usual.attempts < own.attempts * usual.successes
+    # With n attempts at the usual share p, np/2 is 3 sqrt(np(1-p)) or more.
+    clear = own.attempts * usual.successes >= 36 * (usual.attempts - usual.successes)
+    return low and clear
 
 
 def _sample(candidates: Sequence[NodeRecord], taken: Kin, draw: Draw) -> NodeRecord:

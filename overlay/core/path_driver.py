@@ -6,12 +6,15 @@ path_pool       WantHops                      HopsChosen or NoHops, from `choice
 path_pool       Build                         the set-up is sent; with puzzles, Solve
 path_pool       Ping, Close                   cells of the path
 path_pool       SlotOpen, SlotLost            SlotOpened, SlotGone for the questions of the set
-path_pool       Built, Failed, Unreachable    build times, the guards' counts
+path_pool       Built, Served, Failed,        build times, the guards' counts
+                Refused, Unreachable
 the shell       solved                        PuzzleSolved, and the set-up is sent
 client_path     Opened                        PathOpened
 client_path     Chunk, StreamOver             StreamData, StreamDone for its question; PathHeard
+client_path     Chunk, the first of a stream  PathUsed
 client_path     Broken: a puzzle, building    PuzzleAsked
-client_path     Broken: no room, building     PathRefused
+client_path     Broken: the guard has no      GuardRefused
+                room, building
 client_path     Broken, anything else         PathBroken
 the shell       link lost, or none            GuardUnreachable for each path over it
 a question      condemned                     PathBroken, and the path is closed
@@ -50,17 +53,21 @@ from overlay.core.path_set_events import (
     Built,
     Close,
     Failed,
+    GuardRefused,
     GuardUnreachable,
     HopsChosen,
     NoHops,
+    NoSetup,
     PathBroken,
     PathHeard,
     PathOpened,
-    PathRefused,
+    PathUsed,
     Ping,
     PuzzleAsked,
     Puzzles,
     PuzzleSolved,
+    Refused,
+    Served,
     SetEvent,
     SlotLost,
     SlotOpen,
@@ -195,7 +202,7 @@ class PathDriver:
                 case Opened():
                     effects += self._happened(key, PathOpened, at)
                 case Chunk(stream, chunk):
-                    effects += self._chunk(running, stream, chunk)
+                    effects += self._chunk(running, stream, chunk, at)
                 case StreamOver(stream, reason):
                     effects += self._stream_over(running, stream, reason, at)
                 case Broken(report, origin):
@@ -337,6 +344,10 @@ class PathDriver:
                     done.append(SlotGone(number, slot))
                 case Built(hops, duration_s, late):
                     self.memory.opened(hops, duration_s, late)
+                case Served(hops):
+                    self.memory.served(hops)
+                case Refused(hops):
+                    self.memory.refused(hops, at)
                 case Failed(hops, origin, timed_out):
                     self.memory.failed(hops, origin, timed_out, at)
                 case Unreachable(hops):
@@ -371,7 +382,7 @@ class PathDriver:
             path, sends = client_path.build(specs, period, all_nonces, self._entropy)
         except ValueError:  # a relay announced an onion key that is none
             self.memory.pass_over(hops.relays)
-            return self._happened(key, PathRefused, at)
+            return self._happened(key, NoSetup, at)
         self._paths[key] = _Running(key, hops, path, period)
         self._by_link[path.first, path.backward_id] = key
         return list(sends)
@@ -392,14 +403,18 @@ class PathDriver:
 
     # What a path reports.
 
-    def _chunk(self, running: _Running, stream: int, chunk: bytes) -> list[DriverEffect]:
+    def _chunk(
+        self, running: _Running, stream: int, chunk: bytes, at: Moment
+    ) -> list[DriverEffect]:
         held = running.streams.get(stream)
         if held is None or running.slot is None:
             return []
+        effects: list[DriverEffect] = [StreamData(held.question, running.slot, chunk)]
         if not held.heard:
             held.heard = True
             self.memory.used(running.hops, True)
-        return [StreamData(held.question, running.slot, chunk)]
+            effects += self._happened(running.key, PathUsed, at)
+        return effects
 
     def _stream_over(
         self, running: _Running, stream: int, reason: int, at: Moment
@@ -420,8 +435,8 @@ class PathDriver:
         if building and report.reason == Reason.PUZZLE:
             seed, difficulty = report.detail[:SEED_BYTES], report.detail[SEED_BYTES]
             event = PuzzleAsked(path, accused(running.hops, origin), seed, difficulty)
-        elif building and report.reason in NO_ROOM:
-            event = PathRefused(path)
+        elif building and origin is None and report.reason in NO_ROOM:
+            event = GuardRefused(path)
         return self._in_set(number, event, at)
 
     def _abandon(self, running: _Running, at: Moment) -> list[DriverEffect]:

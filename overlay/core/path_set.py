@@ -8,17 +8,24 @@ EMPTY     hops chosen                                BUILDING  Build
 BUILDING  opened                                     OPEN      Built, SlotOpen
 BUILDING  time-out                                   EMPTY     Failed (listened to a while yet)
 BUILDING  broken                                     EMPTY     Failed
-BUILDING  refused, or a puzzle too hard              EMPTY     (back-off: nobody is blamed)
+BUILDING  refused by the guard                       EMPTY     Refused
+BUILDING  a puzzle too hard, asked twice, too long   EMPTY     Refused if the guard's, else Failed
+BUILDING  no set-up could be made                    EMPTY     (back-off: nobody is blamed)
 BUILDING  a puzzle                                   BUILDING  Build with the puzzle
 BUILDING  guard unreachable                          EMPTY     Unreachable
 OPEN      tick, nothing heard for 20 s               OPEN      Ping
 OPEN      tick, two pings unanswered                 EMPTY     SlotLost, Close, Failed
 OPEN      broken, guard unreachable                  EMPTY     SlotLost, Failed, WantHops
-OPEN      tick, life over, unused, more than k open  EMPTY     Close, WantHops
+OPEN      tick, life over, idle, more than k open    EMPTY     Served if used, Close, WantHops
 OPEN      tick, life over, in use, more than k open  DRAINING  (no new streams)
-DRAINING  last stream ended                          EMPTY     Close, WantHops
+DRAINING  last stream ended                          EMPTY     Served if used, Close, WantHops
 DRAINING  broken, guard unreachable, pings           EMPTY     SlotLost, Failed
-any       shut                                       EMPTY     Close
+any       shut                                       EMPTY     Served if used, Close
+
+A path that opened comes to one end: Served when we close it after an answer came over it, Failed
+when it breaks, whatever it carried before. Opening is no success: a guard could open each path and
+end those that a friend of its is not on. Nor is it one to stand unused, however long: a guard could
+save up such successes while its user is away.
 
 A set is ready with k slots OPEN. Age alone never makes a ready set unready. An event of a path
 that is in no slot changes nothing, so that it does not matter in what order events cross.
@@ -37,18 +44,22 @@ from overlay.core.path_set_events import (
     Built,
     Close,
     Failed,
+    GuardRefused,
     GuardUnreachable,
     HopsChosen,
     NoHops,
+    NoSetup,
     PathBroken,
     PathEvent,
     PathHeard,
     PathOpened,
-    PathRefused,
+    PathUsed,
     Ping,
     PuzzleAsked,
     Puzzles,
     PuzzleSolved,
+    Refused,
+    Served,
     SetEffect,
     SetEvent,
     Shut,
@@ -110,6 +121,7 @@ class Open:
     fails: int
     pings: int = 0
     streams: int = 0
+    used: bool = False
     draining: bool = False
 
 
@@ -122,7 +134,8 @@ TRANSITIONS = frozenset(
         (BUILDING, PathOpened, OPEN),
         (BUILDING, Tick, EMPTY),
         (BUILDING, PathBroken, EMPTY),
-        (BUILDING, PathRefused, EMPTY),
+        (BUILDING, GuardRefused, EMPTY),
+        (BUILDING, NoSetup, EMPTY),
         (BUILDING, PuzzleAsked, EMPTY),
         (BUILDING, GuardUnreachable, EMPTY),
         (OPEN, Tick, EMPTY),
@@ -240,12 +253,14 @@ def _while_building(
             return _put(state, index, opened), [built, SlotOpen(index, slot.path)]
         case PathBroken():
             return failed, [Failed(slot.hops, event.origin)]
-        case PathRefused():
+        case GuardRefused():
+            return failed, [Refused(slot.hops)]
+        case NoSetup():
             return failed, []
         case PuzzleAsked():
             # A hop that asks again after its puzzle was solved would keep us solving.
             if event.difficulty > MAX_DIFFICULTY or event.hop in slot.puzzles:
-                return failed, []
+                return failed, [_unsolved(slot.hops, event.hop)]
             puzzles = {**slot.puzzles, event.hop: (event.seed, event.difficulty)}
             return _build(state, index, slot.hops, slot.fails, puzzles, now_s)
         case PuzzleSolved():
@@ -253,7 +268,7 @@ def _while_building(
             return _put(state, index, sent), []
         case GuardUnreachable():
             return failed, [Unreachable(slot.hops)]
-        case PathHeard() | StreamBegun() | StreamEnded():
+        case PathHeard() | PathUsed() | StreamBegun() | StreamEnded():
             return state, []
 
 
@@ -267,20 +282,23 @@ def _while_open(
             return _lost(state, index, slot, event.origin, now_s, draw)
         case GuardUnreachable():
             return _lost(state, index, slot, None, now_s, draw)
+        case PathUsed():
+            return _put(state, index, replace(slot, used=True)), []
         case StreamBegun():
             return _put(state, index, replace(slot, streams=slot.streams + 1)), []
         case StreamEnded():
             streams = max(slot.streams - 1, 0)
             if streams or not slot.draining:
                 return _put(state, index, replace(slot, streams=streams)), []
-            return _put(state, index, Empty(now_s)), [Close(slot.path), WantHops(index)]
-        case PathOpened() | PathRefused() | PuzzleAsked() | PuzzleSolved():
+            return _ended(state, index, slot, now_s)
+        case PathOpened() | GuardRefused() | NoSetup() | PuzzleAsked() | PuzzleSolved():
             return state, []
 
 
 def _when_late(state: PathSet, event: PathEvent, now_s: float) -> Step:
     found = next((build for build in state.late if build.path == event.path), None)
-    if found is None or isinstance(event, PathHeard | PuzzleSolved | StreamBegun | StreamEnded):
+    passing = PathHeard | PathUsed | PuzzleSolved | StreamBegun | StreamEnded
+    if found is None or isinstance(event, passing):
         return state, []
     state = replace(state, late=tuple(build for build in state.late if build is not found))
     if not isinstance(event, PathOpened) or found.since_s is None:
@@ -315,7 +333,7 @@ def _tick(state: PathSet, now_s: float, draw: Draw) -> Step:
 def _timed_out(state: PathSet, index: int, slot: Building, now_s: float, draw: Draw) -> Step:
     state = _put(state, index, _backed_off(slot.fails, now_s, draw))
     if slot.since_s is None:
-        return state, [Close(slot.path)]  # our own slowness with a puzzle
+        return state, [_unsolved(slot.hops, max(slot.puzzles)), Close(slot.path)]
     listened = replace(slot, until_s=slot.since_s + LATE_FACTOR * state.timeout_s)
     effects: list[SetEffect] = [Failed(slot.hops, None, timed_out=True)]
     if listened.until_s <= now_s:
@@ -336,7 +354,17 @@ def _aged(state: PathSet, index: int, slot: Open, now_s: float) -> Step:
         return state, []
     if slot.streams:
         return _put(state, index, replace(slot, draining=True)), []
-    return _put(state, index, Empty(now_s)), [Close(slot.path), WantHops(index)]
+    return _ended(state, index, slot, now_s)
+
+
+def _ended(state: PathSet, index: int, slot: Open, now_s: float) -> Step:
+    """The life of a path is over, and nothing goes over it any more."""
+    effects = [*_served(slot), Close(slot.path), WantHops(index)]
+    return _put(state, index, Empty(now_s)), effects
+
+
+def _served(slot: Slot) -> list[SetEffect]:
+    return [Served(slot.hops)] if isinstance(slot, Open) and slot.used else []
 
 
 def _lost(
@@ -362,7 +390,15 @@ def _build(
 def _shut(state: PathSet) -> Step:
     paths = [slot.path for slot in (*state.slots, *state.late) if not isinstance(slot, Empty)]
     slots = (Empty(),) * len(state.slots)
-    return replace(state, slots=slots, late=(), shut=True), [Close(path) for path in paths]
+    effects = [effect for slot in state.slots for effect in _served(slot)]
+    effects += [Close(path) for path in paths]
+    return replace(state, slots=slots, late=(), shut=True), effects
+
+
+def _unsolved(hops: Hops, asked: int) -> SetEffect:
+    """The puzzle of the hop `asked` is not solved. The guard answers for its own, and for what it
+    says of the second hop; the second one for what it says of the third."""
+    return Failed(hops, asked - 1) if asked else Refused(hops)
 
 
 def _put(state: PathSet, index: int, slot: Slot) -> PathSet:

@@ -51,15 +51,30 @@ class PathBroken:
 
 
 @dataclass(frozen=True, slots=True)
-class PathRefused:
-    """A relay had no room for the path, which is over."""
+class PathUsed:
+    """The model node answered over the path."""
+
+    path: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRefused:
+    """The first hop says that it has no room for the path, which is over."""
+
+    path: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoSetup:
+    """The key of a hop is none, so that no set-up could be made."""
 
     path: int
 
 
 @dataclass(frozen=True, slots=True)
 class PuzzleAsked:
-    """The hop wants a puzzle solved first; the path is over."""
+    """The hop wants a puzzle solved first, says the hop before it, the first one for itself; the
+    path is over."""
 
     path: int
     hop: int
@@ -100,7 +115,9 @@ PathEvent: TypeAlias = (
     PathOpened
     | PathHeard
     | PathBroken
-    | PathRefused
+    | PathUsed
+    | GuardRefused
+    | NoSetup
     | PuzzleAsked
     | PuzzleSolved
     | GuardUnreachable
@@ -149,11 +166,25 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """For the build times and, unless it was `late`, for the guard's count."""
+    """For the build times; unless it was `late`, the guard can be reached."""
 
     hops: Hops
     duration_s: float
     late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The path was used and ended well: a success in its guard's count."""
+
+    hops: Hops
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The guard would not have the path: a failure in its count, and it is left for a while."""
+
+    hops: Hops
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,5 +202,15 @@ class Unreachable:
 
 
 SetEffect: TypeAlias = (
-    WantHops | Build | Close | SlotOpen | SlotLost | Ping | Built | Failed | Unreachable
+    WantHops
+    | Build
+    | Close
+    | SlotOpen
+    | SlotLost
+    | Ping
+    | Built
+    | Served
+    | Failed
+    | Refused
+    | Unreachable
 )

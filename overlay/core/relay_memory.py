@@ -7,12 +7,14 @@ opened                    built        completed
 opened late                            completed
 not opened in time        failed       timed out    its first relay did not answer
 broke                     failed                    who reported what about whom
+refused by its first hop  refused                   who reported what about whom
+ended well                served
 first hop not reached     unreachable               its first relay did not answer
 stream answered, or not   used
 
 Guards are looked over (`guards.maintained`) before the next choice after the route set has changed,
-a day began, a guard failed or could not be reached. One that is known to be unreachable is no first
-hop of a set that could have another (`guards.for_set`).
+a day began, a guard failed, refused or could not be reached. One that did the latter is no first
+hop of a set that could have another (`guards.for_set`) for a while.
 """
 
 from __future__ import annotations
@@ -118,6 +120,13 @@ class RelayMemory:
             self.build_times = self.build_times.timed_out()
             self._diagnosis = unanswered(self._diagnosis, hops.relays[0], at.now_s)
         self.guards = guards.failed(self.guards, hops.ids, origin, at.now_s)
+        self._stale = True
+
+    def served(self, hops: Hops) -> None:
+        self.guards = guards.served(self.guards, hops.ids[0])
+
+    def refused(self, hops: Hops, at: Moment) -> None:
+        self.guards = guards.refused(self.guards, hops.ids[0], at.now_s)
         self._stale = True
 
     def unreachable(self, hops: Hops, at: Moment) -> None:

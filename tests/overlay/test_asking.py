@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from overlay.core import frames
 from overlay.core.exchange import ExchangeLimits
+from overlay.core.guards import Tally
 from overlay.core.relay import RelayLimits
 from overlay.core.wire import CELL, decode_frame, encode_frame
 from planetserve.errors import AnswerCutShort, NodeUnreachable, PathsUnavailable
@@ -198,6 +201,31 @@ def test_a_full_network_is_said() -> None:
     question = client.ask()
     client.run(11.0)
     assert "no room" in str(client.errors[question])
+
+
+def test_first_hops_that_never_have_room_are_passed_over() -> None:
+    client = Client(relays=40, keep_ahead=False)
+    client.finish(client.ask())
+    full = {guard.node for guard in client.memory.guards.guards[:2]}
+    for node in full:
+        core = client.world.members[node].core
+        core.limits = replace(core.limits, max_paths_a_stranger=0)
+    question = client.ask()
+    client.run(1.0)
+    client.finish(question)
+    assert client.whole == {0, question}
+    first_hops = {hops.ids[0] for hops in client.core.hops(question)}
+    assert len(first_hops) == 4
+    assert not first_hops & full
+
+
+def test_a_path_that_answered_is_its_guards_success_once_it_is_over() -> None:
+    client = Client(keep_ahead=False)
+    question = client.ask()
+    tallies = {guard.builds for guard in client.memory.guards.guards}
+    assert tallies == {Tally(0, 0)}
+    client.finish(question)
+    assert {guard.builds for guard in client.memory.guards.guards} == {Tally(1, 1)}
 
 
 def test_nine_relays_make_three_paths() -> None:

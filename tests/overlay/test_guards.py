@@ -145,6 +145,24 @@ def test_an_unreachable_guard_is_passed_over_and_tried_again() -> None:
     assert guards.line_up(now_s + 60.0)[0] == first
 
 
+def test_a_guard_without_room_fails_the_path_and_is_passed_over() -> None:
+    guards = with_builds(*[Tally(10, 10)] * 5)
+    first = nodes(guards)[0]
+    refused = rules_of.refused(guards, first, 0.0)
+    assert refused.guards[0].builds == Tally(11, 10)
+    assert refused.shuns == ()
+    assert refused.line_up(59.0)[-1] == first
+    assert refused.line_up(60.0)[0] == first
+    assert rules_of.refused(refused, first, 1.0).line_up(60.0)[0] == first
+
+
+def test_opening_is_no_success_and_serving_is() -> None:
+    guards = with_builds(*[Tally(10, 10)] * 4)
+    first = nodes(guards)[0]
+    assert rules_of.built(guards, first) == guards
+    assert rules_of.served(guards, first).guards[0].builds == Tally(11, 11)
+
+
 def test_an_offline_client_samples_no_more_than_three_n() -> None:
     guards = GuardList()
     for round_number in range(20):
@@ -171,9 +189,15 @@ def test_tallies_are_halved_and_stay_small(results: list[bool]) -> None:
         (Tally(20, 9), GOOD, True),
         (Tally(20, 10), GOOD, False),
         (Tally(19, 0), GOOD, False),
-        (Tally(20, 0), Tally(100, 80), True),
-        (Tally(20, 0), Tally(100, 79), False),
-        (Tally(20, 0), Tally(6, 6), False),
+        (Tally(20, 0), Tally(19, 19), False),
+        # Where the others fail too, half of their share, and enough attempts to be sure.
+        (Tally(40, 12), Tally(100, 60), False),
+        (Tally(40, 11), Tally(100, 60), True),
+        (Tally(23, 0), Tally(100, 60), False),
+        (Tally(24, 0), Tally(100, 60), True),
+        (Tally(83, 0), Tally(100, 30), False),
+        (Tally(84, 0), Tally(100, 30), True),
+        (Tally(199, 0), Tally(100, 10), False),
     ],
 )
 def test_bias(own: Tally, others: Tally, dropped: bool) -> None:
@@ -191,6 +215,12 @@ def test_bias(own: Tally, others: Tally, dropped: bool) -> None:
         assert after.dropped_days == ((100,) if dropped else ())
         assert not after.exhausted
         assert len(after.guards) == 4
+
+
+def test_two_that_fail_their_paths_do_not_hide_behind_each_other() -> None:
+    bad = Tally(190, 19)
+    guards = look(with_builds(bad, bad, Tally(20, 19), Tally(20, 19)))
+    assert not {RELAYS[0].id, RELAYS[1].id} & set(nodes(guards))
 
 
 def test_two_at_most_are_dropped_in_a_week_the_worst_first() -> None:
@@ -244,6 +274,8 @@ def test_nodes_that_are_no_guards_change_nothing() -> None:
     guards = with_builds(Tally())
     other = RELAYS[9].id
     assert rules_of.built(guards, other) == guards
+    assert rules_of.served(guards, other) == guards
+    assert rules_of.refused(guards, other, 0.0) == guards
     assert rules_of.used(guards, other, True) == guards
     assert rules_of.unreachable(guards, other, 0.0) == guards
     assert rules_of.first_used(guards, other, 0, Random(1).randrange) == guards

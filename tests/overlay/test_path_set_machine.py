@@ -31,16 +31,20 @@ from overlay.core.path_set_events import (
     Built,
     Close,
     Failed,
+    GuardRefused,
     GuardUnreachable,
     HopsChosen,
     NoHops,
+    NoSetup,
     PathBroken,
     PathHeard,
     PathOpened,
-    PathRefused,
+    PathUsed,
     Ping,
     PuzzleAsked,
     PuzzleSolved,
+    Refused,
+    Served,
     SetEffect,
     SetEvent,
     Shut,
@@ -141,12 +145,35 @@ def test_a_late_build_that_breaks_is_not_counted_twice() -> None:
     assert (state.late, effects) == ((), [])
 
 
-def test_a_refusal_is_nobodys_fault() -> None:
-    state, effects = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))), (0.1, PathRefused(0)))
+def test_a_guard_that_refuses_fails_the_path() -> None:
+    for event, expected in ((GuardRefused(0), [Refused(hops(0))]), (NoSetup(0), [])):
+        state, effects = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))), (0.1, event))
+        assert effects == expected
+        slot = state.slots[0]
+        assert isinstance(slot, Empty)
+        assert slot.retry_s > 0.1
+
+
+def test_a_puzzle_that_stays_unsolved_is_held_against_who_says_that_it_is_asked() -> None:
+    expected = [Refused(hops(0)), Failed(hops(0), 0), Failed(hops(0), 1)]
+    building, _ = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))))
+    for hop, blame in enumerate(expected):
+        assert run(building, (0.1, PuzzleAsked(0, hop, b"s", 21)))[1] == [blame]
+        asked, _ = run(building, (0.1, PuzzleAsked(0, hop, b"s", 20)))
+        assert run(asked, (0.2, PuzzleAsked(1, hop, b"t", 20)))[1] == [blame]
+        assert run(asked, (60.2, Tick(3.0)))[1][:2] == [blame, Close(1)]
+
+
+def test_a_path_is_a_success_once_it_was_used_and_ended_well() -> None:
+    used, effects = run(opened(), (1.0, PathUsed(1)), (2.0, PathUsed(3)))
     assert effects == []
-    slot = state.slots[0]
-    assert isinstance(slot, Empty)
-    assert slot.retry_s > 0.1
+    assert run(used, (2.0, PathBroken(1)))[1] == [SlotLost(1), Failed(hops(1), None)]
+    assert run(used, (3.0, Shut()))[1][:3] == [Served(hops(1)), Served(hops(3)), Close(0)]
+    assert all(isinstance(effect, Close) for effect in run(opened(), (3.0, Shut()))[1])
+    aged, _ = run(opened(), *[(899.0, PathHeard(path)) for path in range(4)], (899.0, PathUsed(0)))
+    assert run(aged, (900.0, Tick(3.0)))[1] == [Served(hops(0)), Close(0), WantHops(0)]
+    late, _ = run(new_set(RULES), (0.0, HopsChosen(0, hops(0))), (3.1, Tick(3.0)))
+    assert run(late, (3.2, PathUsed(0))) == (late, [])
 
 
 def test_a_puzzle_is_solved_once_a_hop_and_up_to_a_difficulty() -> None:
@@ -160,10 +187,10 @@ def test_a_puzzle_is_solved_once_a_hop_and_up_to_a_difficulty() -> None:
     more, effects = run(state, (9.0, PuzzleAsked(1, 2, b"t", 3)))
     assert effects == [Build(2, hops(0), {1: (b"s", 20), 2: (b"t", 3)})]
     again, effects = run(more, (9.5, PuzzleAsked(2, 1, b"u", 1)))
-    assert effects == []
+    assert effects == [Failed(hops(0), 0)]
     assert isinstance(again.slots[0], Empty)
     stuck, effects = run(state, (61.0, Tick(3.0)))
-    assert effects[0] == Close(1)
+    assert effects[:2] == [Failed(hops(0), 0), Close(1)]
     assert isinstance(stuck.slots[0], Empty)
 
 
@@ -274,6 +301,8 @@ class PathSetMachine(RuleBasedStateMachine):
         self.draw = Random(0).randrange
         self.standing: set[int] = set()
         """Paths that were built and neither closed nor over."""
+        self.ended: list[Hops] = []
+        """Of the paths that were counted, which each is once."""
         self.live: dict[int, int] = {}
         """Slots that running exchanges believe to be open."""
         self.free = 0
@@ -307,6 +336,10 @@ class PathSetMachine(RuleBasedStateMachine):
                 self.live[slot] = path
             case SlotLost(slot):
                 del self.live[slot]
+            case Failed(ended) | Served(ended) | Refused(ended) | Unreachable(ended):
+                # `hops` gives each path of this machine other relays.
+                assert ended not in self.ended
+                self.ended.append(ended)
 
     @rule(seconds=st.floats(0.001, 400.0), timeout_s=st.floats(0.25, 10.0))
     def time_passes(self, seconds: float, timeout_s: float) -> None:
@@ -316,14 +349,16 @@ class PathSetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.state.next_path > 0)
     @rule(
         data=st.data(),
-        kind=st.sampled_from([PathOpened, PathOpened, PathHeard, PathBroken, PathRefused]),
+        kind=st.sampled_from(
+            [PathOpened, PathOpened, PathHeard, PathUsed, PathBroken, GuardRefused, NoSetup]
+        ),
     )
     def path_event(self, data: st.DataObject, kind: Any) -> None:
         path = data.draw(st.integers(max(0, self.state.next_path - 12), self.state.next_path))
         building = {
             s.path for s in (*self.state.slots, *self.state.late) if isinstance(s, Building)
         }
-        if kind is PathBroken or (kind is PathRefused and path in building):
+        if kind is PathBroken or (kind in (GuardRefused, NoSetup) and path in building):
             self.standing.discard(path)
         self.feed(kind(path))
 
