@@ -1,4 +1,4 @@
-"""The puzzle that a relay sets while more set-ups come than it wants.
+"""The puzzle that a relay sets while more set-ups come than it wants, or its table fills.
 
     solved: blake2b(seed 16 | ephemeral 32 | nonce 8, 8 bytes, person "ps/puzzle/v2"), read as a
             big-endian number, begins with `difficulty` zero bits
@@ -13,6 +13,8 @@ difficulty  event                                   next
 d           a second with more than 3/4 of budget   d + 1, <= 20
 d           a second with less than 1/4 of budget   d - 1, >= 0
 d           60 s since the last seed                d, new seed
+d           the table is more than half full        at least 16 bits times the share of the other
+                                                    half that is taken
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ SEED_BYTES = 16
 SEED_LIFE_S = 60.0
 MAX_DIFFICULTY = 20
 """A client solves no harder one, which takes it about a second."""
+FULL_DIFFICULTY = 16
+"""Of a full table: a client takes some 50 ms for it, and who would hold it with paths that end
+after two minutes of silence makes nine million tries a second."""
 _ADJUST_S = 1.0
 _PERSON = b"ps/puzzle/v2"
 
@@ -76,8 +81,9 @@ class PuzzleGate:
         self._admitted += 1
         return True
 
-    def tick(self, now_s: float, fresh_seed: bytes) -> None:
-        """Adjust to what was admitted since the last tick; `fresh_seed` is 16 random bytes."""
+    def tick(self, now_s: float, fresh_seed: bytes, fill: float = 0.0) -> None:
+        """Adjust to what was admitted since the last tick, and to the share of the table that is
+        taken; `fresh_seed` is 16 random bytes."""
         if self._seed_since_s is None or self._counted_since_s is None:
             self._seed_since_s = self._counted_since_s = now_s
             return
@@ -92,4 +98,6 @@ class PuzzleGate:
             self.difficulty = min(self.difficulty + 1, MAX_DIFFICULTY)
         elif rate_per_s < self.budget_per_s / 4:
             self.difficulty = max(self.difficulty - 1, 0)
+        least = int(FULL_DIFFICULTY * (2 * min(fill, 1.0) - 1)) if fill > 1 / 2 else 0
+        self.difficulty = max(self.difficulty, least)
         self._counted_since_s, self._admitted = now_s, 0

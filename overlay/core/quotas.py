@@ -3,11 +3,15 @@
 A neighbour is whatever its shell can tell apart without believing it: a node by its on-chain
 key, a stranger by the prefix of its address. Rates are token buckets. The table has shares, and
 when it is full room is made at the expense of the neighbour with the most paths, if that one has
-more than the one who asks: nobody keeps others out, whatever it builds.
+more than the one who asks: of its paths one of those that have been silent longest goes. So no
+neighbour keeps another out. Behind a relay that is a neighbour there are many strangers, each with
+a share at each first hop: those who share a first hop with a flood share its place in the table,
+and what is left to them is to say something now and then.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -90,7 +94,7 @@ class Shares(Generic[Key, Item]):
 
     def __init__(self, max_items: int) -> None:
         self._max_items = max_items
-        self._items: dict[Key, dict[Item, None]] = {}
+        self._items: dict[Key, OrderedDict[Item, None]] = {}
         self._by_count: dict[int, dict[Key, None]] = {}
         self._most = 0
         self._total = 0
@@ -114,11 +118,19 @@ class Shares(Generic[Key, Item]):
 
     def newest(self, neighbour: Key) -> Iterator[Item]:
         """The items of `neighbour`, the latest added first; not to be held over a change."""
-        return reversed(self._items.get(neighbour, {}))
+        return reversed(self._items.get(neighbour, OrderedDict()))
+
+    def oldest(self, neighbour: Key) -> Item:
+        """The item of `neighbour` that was added or renewed longest ago. Raises `KeyError`."""
+        return next(iter(self._items[neighbour]))
+
+    def renew(self, neighbour: Key, item: Item) -> None:
+        """Count it as added now. Raises `KeyError` if it is not there."""
+        self._items[neighbour].move_to_end(item)
 
     def add(self, neighbour: Key, item: Item) -> None:
         """Enter a new item; the caller has asked for `room`."""
-        items = self._items.setdefault(neighbour, {})
+        items = self._items.setdefault(neighbour, OrderedDict())
         if item in items:
             raise ValueError("the item is there already")
         items[item] = None

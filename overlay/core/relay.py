@@ -67,6 +67,8 @@ from overlay.core.wire import (
 from planetserve.keys import NODE_ID_BYTES
 
 IDLE_SCAN_S = 10.0
+LOOKED_AT = 64
+"""At how many paths to find a silent one."""
 
 
 class Surroundings(Protocol):
@@ -224,7 +226,8 @@ class Relay:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Close what is too old; call it about once a second."""
-        self._puzzle.tick(now_s, self._entropy(SEED_BYTES))
+        fill = len(self._paths) / self.limits.max_paths
+        self._puzzle.tick(now_s, self._entropy(SEED_BYTES), fill)
         self._rates.tick(now_s)
         self._replay.advance(self._surroundings.period())
         expired = []
@@ -313,12 +316,24 @@ class Relay:
         room = self._shares.room(neighbour, self.limits.max_paths)
         if room.instead_of is None:
             return []
-        newest = next(self._shares.newest(room.instead_of))
-        return [Count("path_gave_way"), *self._close(newest, Report(Reason.SHED))]
+        path = self._silent(room.instead_of)
+        return [Count("path_gave_way"), *self._close(path, Report(Reason.SHED))]
+
+    def _silent(self, neighbour: Neighbour) -> RelayPath:
+        """The path of `neighbour` that was looked at longest ago and has said nothing since; the
+        first of them if that takes too long to find."""
+        first = path = self._shares.oldest(neighbour)
+        for _ in range(LOOKED_AT):
+            if path.heard_s == path.seen_s:
+                return path
+            path.seen_s = path.heard_s
+            self._shares.renew(neighbour, path)
+            path = self._shares.oldest(neighbour)
+        return first
 
     def _begin(self, taken: Taken) -> list[Effect]:
         peer, link_id, neighbour, opened, now_s = taken
-        path = RelayPath(opened.keys, peer, link_id, neighbour, now_s, now_s)
+        path = RelayPath(opened.keys, peer, link_id, neighbour, now_s, now_s, now_s)
         if opened.next_node is None:
             path.exit = Exit()
             begun = path.say(payloads.established(FORWARD_WINDOW, BACKWARD_WINDOW))

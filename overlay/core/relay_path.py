@@ -81,6 +81,8 @@ class RelayPath:
     opened_s: float
     heard_s: float
     """When the owner's side last sent something."""
+    seen_s: float
+    """What `heard_s` was when it was last asked whether the path is silent."""
     following: Peer | None = None
     out_id: bytes = b""
     exit: Exit | None = None

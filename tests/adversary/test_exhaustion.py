@@ -18,7 +18,7 @@ from overlay.core import client_path
 from overlay.core.client_path import CLOSED, OPEN, Broken, Chunk, Opened, Pong
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.fair_queue import MAX_REFUSALS, QueueBudget
-from overlay.core.puzzle import solve_puzzle
+from overlay.core.puzzle import FULL_DIFFICULTY, solve_puzzle
 from overlay.core.quotas import NODE_SETUPS, STRANGER_SETUPS
 from overlay.core.reasons import Reason, Report
 from overlay.core.relay import RelayLimits
@@ -103,6 +103,38 @@ def test_a_full_table_makes_room_for_whoever_has_least() -> None:
     assert len(lost) == 10
     assert {owned.events[-1] for owned in lost} == {Broken(Report(Reason.SHED), 0)}
     assert world.open_paths() == [SMALL.max_paths]
+
+
+def test_who_gives_way_is_silent() -> None:
+    """A stranger and others come by one first hop, and the stranger's paths say nothing."""
+    world = World(relays=4, limits=RelayLimits(max_paths=16))
+    full, first, other, last = (node_id(number) for number in (1, 2, 3, 4))
+    silent = [world.build([first, full, last], owner=b"silent") for _ in range(12)]
+    honest = [world.build([first, full, last], owner=HONEST) for _ in range(4)]
+    for _ in range(2):
+        world.now_s += 1.0
+        for owned in honest:
+            owned.send(owned.path.pad())
+        modest = [world.build([other, full, last], owner=b"modest") for _ in range(2)]
+        assert [owned.path.phase for owned in modest] == [OPEN] * 2
+    for owned in (*silent, *honest):
+        owned.receive()
+    assert [owned.path.phase for owned in honest] == [OPEN] * 4
+    assert [owned.path.phase for owned in silent].count(OPEN) == 8
+
+
+def test_whoever_fills_a_table_is_set_puzzles() -> None:
+    world = World(relays=1, limits=SMALL, relay=CheckedRelay)
+    puzzle = world.members[RELAY].core._puzzle
+    for number in range(SMALL.max_paths):
+        world.build(owner=b"greedy %d" % (number % 5))
+    for _ in range(3):
+        world.tick(1.0)
+    assert puzzle.difficulty == FULL_DIFFICULTY
+    refused = world.build(owner=HONEST)
+    assert isinstance(refused.events[-1], Broken)
+    assert refused.events[-1].report.reason == Reason.PUZZLE
+    assert solved_path(world, HONEST).events == [Opened()]
 
 
 def test_shares_and_rates_leave_room_for_a_hundred_strangers() -> None:

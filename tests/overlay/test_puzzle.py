@@ -80,6 +80,19 @@ def test_difficulty_has_bounds() -> None:
     assert gate.difficulty == 0
 
 
+@pytest.mark.parametrize(
+    ("fill", "expected"), [(0.0, 0), (0.5, 0), (0.75, 8), (1.0, 16), (1.5, 16)]
+)
+def test_difficulty_follows_the_table(fill: float, expected: int) -> None:
+    gate = PuzzleGate(100, SEED)
+    for second in range(3):
+        gate.tick(second, FRESH, fill)
+    assert gate.difficulty == expected
+    for second in range(3, 40):
+        gate.tick(second, FRESH, 0.0)
+    assert gate.difficulty == 0
+
+
 def test_ticks_within_a_second_change_nothing() -> None:
     gate = PuzzleGate(10, SEED, difficulty=5)
     for tenth in range(10):

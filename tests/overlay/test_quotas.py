@@ -86,6 +86,21 @@ def test_one_neighbour_cannot_keep_others_out() -> None:
     assert all(shares.count(neighbour) in (21, 22) for neighbour in ("flood", "a", "b"))
 
 
+def test_what_is_renewed_is_the_oldest_no_more() -> None:
+    shares: Shares[str, int] = Shares(8)
+    for item in (1, 2, 3):
+        shares.add("a", item)
+    assert shares.oldest("a") == 1
+    shares.renew("a", 1)
+    assert shares.oldest("a") == 2
+    shares.remove("a", 2)
+    assert (shares.oldest("a"), list(shares.newest("a"))) == (3, [1, 3])
+    with pytest.raises(KeyError):
+        shares.oldest("b")
+    with pytest.raises(KeyError):
+        shares.renew("a", 2)
+
+
 def test_our_own_mistakes_are_errors() -> None:
     shares: Shares[str, int] = Shares(8)
     shares.add("a", 1)
