@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import zmq
@@ -37,6 +38,10 @@ class Dialled:
         self._frame_arrived = frame_arrived
         self._lost = lost
         self._intake = Intake()
+        self.moved_s = asyncio.get_running_loop().time()
+        """When it was last seen that a frame came or went."""
+        self._offered = 0
+        self._moved = 0
         self._skipping = False
         self._closed = False
         self._ends: Ends | None = None
@@ -48,7 +53,15 @@ class Dialled:
             send_part(self._socket, frame, NOW)
         except zmq.Again:
             return False
+        self._offered += 1
         return True
+
+    def idle_s(self, now_s: float) -> float:
+        """For how long no frame came or went, as far as it was asked."""
+        moved = self._intake.frames + self._offered
+        if moved != self._moved:
+            self._moved, self.moved_s = moved, now_s
+        return now_s - self.moved_s
 
     def holds_too_much(self, limit_bytes: int, now_s: float) -> bool:
         """Whether ZeroMQ holds more than `limit_bytes` of what the other side sent."""

@@ -42,6 +42,13 @@ class LinkLimits:
     """Of all frames that wait for neighbours together."""
     stall_s: float = 30.0
     """How long a neighbour may take nothing of what waits for it."""
+    dialled: int = 2048
+    """Links to nodes that we dial."""
+    idle_s: float = 600.0
+    """A dialled link that brings and takes no frame for so long is closed."""
+    unused_s: float = 150.0
+    """Where there are too many, the idlest of those idle for so long, which is longer than a
+    relay lets a path be silent."""
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 

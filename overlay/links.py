@@ -11,6 +11,8 @@ up         frame                                        up         handed up, or
 up         nothing taken from us for `stall_s`                     hung up, peer gone
 up         sends what is no frame, without end                     hung up, peer gone
 up         broken, or closed by the other side                     peer gone, after what it sent
+up         dialled, no frame for `idle_s`                         hung up, peer gone
+up         dialled, the idlest of too many                        hung up, peer gone
 any        `hang_up`                                               no report
 
 A broken connection is not mended here: it is reported once, and the next frame dials anew. What
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,9 +46,11 @@ from overlay.link_sockets import FrameArrived, LinkLimits, LinkSocket, count, li
 from overlay.outbox import Outbox, PathEvent, SentEvent
 from planetserve.keys import Identity
 
-MAX_DIALLED = 2048
+MAX_DESCRIPTORS = 65_536
 SOCKETS_A_LINK = 3
 """The DEALER, and both ends of its monitor."""
+CLOSING_LINKS = 64
+"""ZeroMQ counts a socket until its own thread has closed it."""
 TICK_S = 0.25
 LOOKED_AT_A_TICK = 256
 """At how many connections' intake, of those that came and of those that were dialled."""
@@ -97,7 +102,7 @@ class Links:
         self._limits = limits or LinkLimits()
         self._outbox = Outbox(self._limits.queued_bytes, self._limits.stall_s, shed, sent)
         self._context: zmq.Context[LinkSocket] = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, SOCKETS_A_LINK * (MAX_DIALLED + 2))
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_A_LINK * (self._limits.dialled + CLOSING_LINKS))
         self._door: Door | None = None
         self._came: dict[bytes, Came] = {}
         self._dialled: dict[Peer, Dialled] = {}
@@ -111,7 +116,9 @@ class Links:
 
     def bind(self, host_port: str, identity: Identity) -> int:
         """Accept whoever speaks CURVE to our transport key; port 0 takes a free one. Returns the
-        port. Raises `ConfigurationError`."""
+        port. The process may open as many files as the system lets it from then on: a dialled
+        link takes four. Raises `ConfigurationError`."""
+        _allow_descriptors()
         self._door = Door(
             self._context,
             host_port,
@@ -188,13 +195,16 @@ class Links:
 
     def _dial(self, peer: Peer) -> Dialled | None:
         address = self._resolve(peer.name)
-        if address is None or len(self._dialled) >= MAX_DIALLED:
+        if address is None:
+            return None
+        if len(self._dialled) >= self._limits.dialled and not self._let_go():
             return None
         try:
             socket = link_socket(self._context, zmq.DEALER)
             link = Dialled(peer, socket, self._outbox, self._frame_arrived, self._lost)
         except zmq.ZMQError:  # the process has no descriptor left
             count("dial_failed")
+            self._let_go()
             return None
         secret = os.urandom(32) if self._identity is None else self._identity.transport_secret
         socket.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(secret))
@@ -210,6 +220,17 @@ class Links:
         self._dialled[peer] = link
         self._tick_from_now_on()
         return link
+
+    def _let_go(self) -> bool:
+        """Close the dialled link that has been idle longest, if no path can use it any more."""
+        now_s = asyncio.get_running_loop().time()
+        link = min(self._dialled.values(), key=lambda link: link.moved_s, default=None)
+        if link is None or link.idle_s(now_s) < self._limits.unused_s:
+            return False
+        count("idle_closed")
+        self.hang_up(link.peer)
+        asyncio.get_running_loop().call_soon(self._peer_gone, link.peer)
+        return True
 
     def _lost(self, link: Dialled) -> None:
         if self._dialled.get(link.peer) is link:
@@ -231,5 +252,15 @@ class Links:
             if link.holds_too_much(self._limits.connections.unread_bytes, now_s):
                 count("endless_message")
                 self._gone(link.peer)
+            elif link.idle_s(now_s) >= self._limits.idle_s:
+                count("idle_closed")
+                self._gone(link.peer)
         if self._door is not None:
             self._door.look_at_intake(LOOKED_AT_A_TICK, now_s)
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

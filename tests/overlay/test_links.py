@@ -232,3 +232,30 @@ async def test_a_port_in_use_is_our_configuration(make_end: MakeEnd) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=str(port)):
             make_end().links.bind(f"127.0.0.1:{port}", SERVER)
+
+
+async def test_a_dialled_link_without_frames_is_closed_and_reported(make_end: MakeEnd) -> None:
+    server, client = make_end(), make_end(limits=LinkLimits(idle_s=0.0))
+    client.addresses[SERVER.id] = server.listen(SERVER)
+    assert client.links.send(TO_SERVER, frame(1))
+    await client.until(lambda: client.gone == [TO_SERVER])
+
+
+async def test_of_too_many_dialled_links_the_idlest_gives_way(make_end: MakeEnd) -> None:
+    server, client = make_end(), make_end(limits=LinkLimits(dialled=2, unused_s=0.0))
+    address = server.listen(SERVER)
+    peers = [Peer(True, bytes((number,)) * 20) for number in range(5)]
+    for peer in peers:
+        client.addresses[peer.name] = address
+        assert client.links.send(peer, frame(1))
+    await client.until(lambda: client.gone == peers[:3])
+
+
+async def test_links_that_a_path_may_use_do_not_give_way(make_end: MakeEnd) -> None:
+    server, client = make_end(), make_end(limits=LinkLimits(dialled=2))
+    address = server.listen(SERVER)
+    peers = [Peer(True, bytes((number,)) * 20) for number in range(3)]
+    for peer in peers:
+        client.addresses[peer.name] = address
+    assert [client.links.send(peer, frame(1)) for peer in peers] == [True, True, False]
+    assert client.gone == []
