@@ -81,7 +81,11 @@ async def serve(folder: Path, kind: str, number: int, port: int) -> None:
         port = node.start()
     else:
         node = OverlayServer(
-            identity, f"127.0.0.1:{port}", echo, folder / f"replay-{kind}-{number}"
+            identity,
+            f"127.0.0.1:{port}",
+            echo,
+            folder / f"replay-{kind}-{number}",
+            node_of_key=directory.node_of_transport_key,
         )
         port = await node.start()
     directory.follow()

@@ -117,7 +117,11 @@ class ModelNode:
         self._directory.follow()
         stack.push_async_callback(self._directory.close)
         self._overlay = OverlayServer(
-            self._identity, settings.overlay, self.handle, settings.replay_folder
+            self._identity,
+            settings.overlay,
+            self.handle,
+            settings.replay_folder,
+            node_of_key=self._directory.node_of_transport_key,
         )
         await self._overlay.start()
         stack.push_async_callback(self._overlay.close)

@@ -16,6 +16,7 @@ from overlay.core.answering import AnswerSent, RequestGone, RequestReady, Room
 from overlay.core.effects import Count, Peer, Purge, Remember, Send
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.setup import period_of
+from overlay.doorkeeper import NodeOfKey, no_node
 from overlay.links import Links
 from overlay.replay_log import ReplayLog
 from overlay.ticking import tick
@@ -113,14 +114,20 @@ class OverlayServer:
         handler: Handler,
         replay_folder: Path,
         limits: InboxLimits | None = None,
+        node_of_key: NodeOfKey = no_node,
     ) -> None:
-        """Raises `ConfigurationError` when the folder cannot be used."""
+        """`node_of_key` tells relays of the ledger by the transport key that they proved. Raises
+        `ConfigurationError` when the folder cannot be used."""
         self._identity = identity
         self._bind = bind
         self._handler = handler
         # A model node only answers on connections that relays opened, so it dials nobody.
         self._links = Links(
-            lambda node: None, self._frame_arrived, self._peer_gone, self._stream_shed
+            lambda node: None,
+            self._frame_arrived,
+            self._peer_gone,
+            self._stream_shed,
+            node_of_key=node_of_key,
         )
         period = period_of(time.time())
         self._replay = ReplayLog(replay_folder, period, cold_periods=-1)
@@ -130,6 +137,7 @@ class OverlayServer:
             os.urandom,
             self._replay.filter,
             period,
+            self._links.neighbour,
             limits or InboxLimits(),
         )
         self._running: dict[bytes, IncomingRequest] = {}

@@ -15,6 +15,8 @@ RUNNING    the owner ended k streams                   OVER       RequestGone, E
 PAUSED     k streams again                             RUNNING
 PAUSED     the owner ended k streams, or the last      OVER       RequestGone, END to all
 PAUSED     still too few after its time                OVER       RequestGone, END to all
+RUNNING    room is needed for others                   OVER       RequestGone, END to all
+PAUSED     room is needed for others                   OVER       RequestGone, END to all
 LINGERING  the owner ended them, or nobody came back   OVER       END to all
 opened     clove or attach                             same       the kept frames on its stream
 
@@ -60,6 +62,8 @@ TRANSITIONS = frozenset(
         (PAUSED, "attach_arrived", RUNNING),
         (PAUSED, "stream_lost", OVER),
         (PAUSED, "tick", OVER),
+        (RUNNING, "give_way", OVER),
+        (PAUSED, "give_way", OVER),
         (LINGERING, "stream_lost", OVER),
         (LINGERING, "tick", OVER),
     }
@@ -121,6 +125,7 @@ class Route(NamedTuple):
 ENDED = Report(Reason.NONE)
 REFUSED = Report(Reason.TARGET_REFUSED)
 EXPIRED = Report(Reason.EXPIRED)
+CROWDED_OUT = Report(Reason.QUOTA)
 
 Opens: TypeAlias = Callable[[Iterable[sida.Clove]], OpenedRequest]
 """Opens a request from its cloves; raises what `request.open_request` raises."""
@@ -280,6 +285,10 @@ class Answering:
     def give_up(self) -> list[AnsweringEffect]:
         """Wait no longer for the cloves that are missing."""
         return [Count("request_incomplete"), *self._over(EXPIRED)]
+
+    def give_way(self) -> list[AnsweringEffect]:
+        """What it takes is needed for others."""
+        return [Count("request_gave_way"), *self._over(CROWDED_OUT)]
 
     def forget_frame(self) -> None:
         """Keep one frame less."""

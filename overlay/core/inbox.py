@@ -8,6 +8,7 @@ ASSEMBLING  last chunk: a clove of a new request    ATTACHED    (`overlay.core.a
 ASSEMBLING  last chunk: a clove of one that waits   ATTACHED    (`overlay.core.answering`)
 ASSEMBLING  last chunk: an attach of one's owner    ATTACHED    the stream in its place: END
 ASSEMBLING  last chunk: anything else               -           END
+-           first chunk, above its neighbour's rate -           END
 ASSEMBLING  nonsense, or too long                   -           END
 ASSEMBLING  room is needed, it is the oldest        -           END
 ATTACHED    chunk                                   -           END
@@ -24,7 +25,7 @@ the next quarter of an hour: under fresh salts, for the asker's keys, at the pri
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -32,6 +33,7 @@ from overlay.core import attach
 from overlay.core.answering import (
     LINGERING,
     OVER,
+    PAUSED,
     REFUSED,
     WAITING,
     Answering,
@@ -40,7 +42,9 @@ from overlay.core.answering import (
     Route,
 )
 from overlay.core.attach import Attach
-from overlay.core.effects import Count, Entropy, Peer, Purge, Remember
+from overlay.core.effects import Count, Entropy, Neighbour, Peer, Purge, Remember
+from overlay.core.load import Load, LoadLimits, stream_rate
+from overlay.core.quotas import Buckets
 from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.replay_filter import ReplayFilter
 from overlay.core.request import (
@@ -89,9 +93,7 @@ class InboxLimits(AnsweringLimits):
     """That are being assembled."""
     max_requests: int = 2048
     """In any state."""
-    max_running: int = 1024
-    max_dummies: int = 256
-    """Of those that run."""
+    load: LoadLimits = field(default_factory=LoadLimits)
     max_buffered_bytes: int = 64 << 20
     """Of streams and cloves before requests open."""
     max_kept_bytes: int = 64 << 20
@@ -112,6 +114,8 @@ class _Owner(NamedTuple):
 class _Known:
     """What was counted of a request so far."""
 
+    neighbour: Neighbour
+    """Who brought the first clove."""
     routes: dict[int, Route] = field(default_factory=dict)
     attach_ids: dict[bytes, int] = field(default_factory=dict)
     clove_bytes: int = 0
@@ -124,7 +128,8 @@ class Inbox:
     """All streams and requests of one model node; `target` is its node id. Nothing that arrives
     raises.
 
-    `replay` knows the requests that were taken before; `period` is the present one.
+    `replay` knows the requests that were taken before; `period` is the present one; `neighbour`
+    tells who is at the other end of a connection.
     """
 
     target: bytes
@@ -132,13 +137,15 @@ class Inbox:
     entropy: Entropy
     replay: ReplayFilter
     period: int
+    neighbour: Callable[[Peer], Neighbour]
     limits: InboxLimits = field(default_factory=InboxLimits)
     _streams: dict[Route, _Stream] = field(default_factory=dict)
     _requests: dict[bytes, Answering] = field(default_factory=dict)
     _known: dict[bytes, _Known] = field(default_factory=dict)
     _waiting: dict[bytes, None] = field(default_factory=dict)
-    _running: dict[bytes, bool] = field(default_factory=dict)
-    """Whether it is a dummy."""
+    _running: Load = field(init=False)
+    _rates: Buckets[Neighbour] = field(default_factory=Buckets)
+    """Of new streams."""
     _attached: dict[Route, _Owner] = field(default_factory=dict)
     _by_backward: dict[Route, Route] = field(default_factory=dict)
     _by_attach: dict[bytes, _Owner] = field(default_factory=dict)
@@ -148,6 +155,9 @@ class Inbox:
     """What opening a request has for effects, beside those of its `Answering`."""
     _buffered_bytes: int = 0
     _kept_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._running = Load(self.limits.load)
 
     @property
     def running(self) -> int:
@@ -188,6 +198,7 @@ class Inbox:
         """Drop what stayed incomplete; call it about once a second."""
         self.replay.advance(period)
         self.period = max(self.period, period)
+        self._rates.tick(now_s)
         oldest_s = now_s - self.limits.assembly_timeout_s
         effects: list[InboxEffect] = []
         for route in [r for r, stream in self._streams.items() if stream.started_s < oldest_s]:
@@ -235,7 +246,12 @@ class Inbox:
             # Who opens streams chooses their ids: no END, which would end the other one.
             self._forget_stream(route)
             return [Count("stream_refused")]
-        stream = self._streams.setdefault(route, _Stream(StreamReader(), now_s))
+        stream = self._streams.get(route)
+        if stream is None:
+            neighbour = self.neighbour(route.peer)
+            if not self._rates.take(neighbour, stream_rate(neighbour), now_s):
+                return [Count("stream_over_rate"), route.end(Report(Reason.QUOTA))]
+            stream = self._streams[route] = _Stream(StreamReader(), now_s)
         before = len(stream.reader.received)
         try:
             whole = stream.reader.feed(chunk)
@@ -281,7 +297,7 @@ class Inbox:
                 self.limits,
             )
             self._waiting[message_id] = None
-            self._known[message_id] = _Known()
+            self._known[message_id] = _Known(self.neighbour(route.peer))
         effects = self._settle(answer, answer.clove_arrived(route, received, now_s))
         noted, self._notes = self._notes, []
         return [*noted, *effects, *self._make_room()]
@@ -305,19 +321,23 @@ class Inbox:
     def _open(self, message_id: bytes, cloves: Iterable[Clove]) -> OpenedRequest:
         """Open a request and take it. Raises what `open_request` raises, and `RequestError` when
         it may not be taken."""
-        opened = open_request(self.target, self.onion_secret, cloves)
-        is_dummy = opened.kind == DUMMY
-        if (
-            self.running >= self.limits.max_running
-            or len(self._requests) > self.limits.max_requests
-            or (is_dummy and sum(self._running.values()) >= self.limits.max_dummies)
-        ):
+        neighbour, n = self._known[message_id].neighbour, self._requests[message_id].n
+        give_way = self._running.room(neighbour, n)
+        if give_way is None or len(self._requests) > self.limits.max_requests:
             self._notes.append(Count("requests_full"))
             raise RequestError("as many requests run as may")
+        opened = open_request(self.target, self.onion_secret, cloves)
+        is_dummy = opened.kind == DUMMY
+        if is_dummy and not self._running.takes_dummy(n):
+            self._notes.append(Count("requests_full"))
+            raise RequestError("as many dummies run as may")
         period = period_of_message(message_id)
         if not self.replay.covers(period) or not self.replay.take(period, message_id):
             raise RequestError("a request of another time, or one that was taken before")
-        self._running[message_id] = is_dummy
+        for request_id in give_way:
+            answer = self._requests[request_id]
+            self._notes += self._settle(answer, answer.give_way())
+        self._running.begin(message_id, neighbour, n, is_dummy)
         self._notes.append(Remember(period, message_id))
         return opened
 
@@ -347,7 +367,9 @@ class Inbox:
         if answer.state != WAITING:
             self._waiting.pop(request_id, None)
         if answer.state in (LINGERING, OVER):
-            self._running.pop(request_id, None)
+            self._running.end(request_id)
+        else:
+            self._running.pause(request_id, answer.state == PAUSED)
         if over:
             del self._requests[request_id], self._known[request_id]
         while self._kept_bytes > self.limits.max_kept_bytes:

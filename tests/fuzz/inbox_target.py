@@ -3,13 +3,15 @@ has the node's public key, so what is behind its seals may be anything too."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from overlay.core import answering, attach, padding, sealed, sida
 from overlay.core.answering import Route
-from overlay.core.effects import Peer, Send
+from overlay.core.effects import Neighbour, Peer, Send
 from overlay.core.inbox import InboxLimits
+from overlay.core.load import LoadLimits
 from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.request import (
     COUNT_BYTES,
@@ -41,8 +43,9 @@ LIMITS = InboxLimits(
     linger_s=3.0,
     max_streams=6,
     max_requests=4,
-    max_running=2,
-    max_dummies=1,
+    load=LoadLimits(
+        max_cloves=20, max_dummy_cloves=8, max_cloves_a_node=18, max_cloves_a_stranger=4
+    ),
     max_buffered_bytes=8_000,
     max_kept_bytes=60_000,
 )
@@ -72,9 +75,13 @@ def requests() -> tuple[OutgoingRequest, ...]:
     return tuple(made)
 
 
+def neighbour(peer: Peer) -> Neighbour:
+    return Neighbour(peer.name in b"abc", peer.name)
+
+
 class Scene(Door):
     def __init__(self) -> None:
-        super().__init__(LIMITS)
+        super().__init__(LIMITS, neighbour=neighbour)
         self.finished: set[bytes] = set()
 
     def _sent(self, send: Send) -> None:
@@ -105,16 +112,35 @@ class Scene(Door):
         assert set(inbox._known) == set(inbox._requests)
         states = {item.request_id: item.state for item in waiting}
         running = (answering.RUNNING, answering.PAUSED)
-        assert set(inbox._running) == {i for i, state in states.items() if state in running}
+        assert set(inbox._running._running) == {
+            i for i, state in states.items() if state in running
+        }
         assert set(inbox._waiting) == {
             i for i, state in states.items() if state == answering.WAITING
         }
         assert len(inbox._streams) <= LIMITS.max_streams
         assert len(inbox._requests) <= LIMITS.max_requests
-        assert inbox.running <= LIMITS.max_running
-        assert sum(inbox._running.values()) <= LIMITS.max_dummies
+        self.check_load()
         ids = [item.entry for item in self.remembered]
         assert len(set(ids)) == len(ids), "a request was taken twice"
+
+    def check_load(self) -> None:
+        load, limits = self.inbox._running, LIMITS.load
+        running = load._running.values()
+        shares: Counter[Neighbour] = Counter()
+        for item in running:
+            shares[item.neighbour] += item.cloves
+        assert load._by_neighbour == shares
+        assert all(count <= limits.share(neighbour) for neighbour, count in shares.items())
+        assert load._cloves == shares.total() <= limits.max_cloves
+        dummies = sum(item.cloves for item in running if item.is_dummy)
+        assert load._dummy_cloves == dummies <= limits.max_dummy_cloves
+        paused = [
+            item.request_id
+            for item in self.inbox._requests.values()
+            if item.state == answering.PAUSED
+        ]
+        assert set(load._paused) == set(paused)
 
 
 def _route(program: Program) -> Route:

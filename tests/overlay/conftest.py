@@ -92,7 +92,13 @@ async def running_overlay(
 ) -> AsyncIterator[Overlay]:
     ledger = StaticLedger()
     directory = Directory(ledger)
-    server = OverlayServer(seeded_identity(200), "127.0.0.1:0", handler, folder / "model")
+    server = OverlayServer(
+        seeded_identity(200),
+        "127.0.0.1:0",
+        handler,
+        folder / "model",
+        node_of_key=directory.node_of_transport_key,
+    )
     target = record(seeded_identity(200), "model-1", "model", await server.start())
     records = [target]
     relays: dict[bytes, RelayNode] = {}

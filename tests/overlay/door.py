@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 
 from nacl.bindings import crypto_scalarmult_base
 
 from overlay.core import sealed, sida
 from overlay.core.answering import AnswerSent, RequestGone, RequestReady, Room, Route
-from overlay.core.effects import Count, Peer, Purge, Remember, Send
+from overlay.core.effects import Count, Neighbour, Peer, Purge, Remember, Send
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.payload import CHUNK_BYTES, OPEN_CHUNK_BYTES
 from overlay.core.reasons import Reason, Report, read_close_body
@@ -40,6 +40,11 @@ HOSTILE = Peer(False, b"hostile")
 """A relay whose own streams no test follows."""
 
 
+def relay_of(peer: Peer) -> Neighbour:
+    """Each connection is of another node of the ledger."""
+    return Neighbour(True, peer.name)
+
+
 class Door:
     """`arrived[route]` are the chunks that its relay has of it, `ended[route]` why it was ended."""
 
@@ -49,11 +54,12 @@ class Door:
         seed: int = 5,
         replay: ReplayFilter | None = None,
         period: int = PERIOD,
+        neighbour: Callable[[Peer], Neighbour] = relay_of,
     ) -> None:
         self.entropy = Random(seed).randbytes
         self.replay = replay or ReplayFilter(bytes(SECRET_BYTES), period, 1 << 14)
         self.inbox = Inbox(
-            TARGET, SECRET, self.entropy, self.replay, period, limits or InboxLimits()
+            TARGET, SECRET, self.entropy, self.replay, period, neighbour, limits or InboxLimits()
         )
         self.now_s = 0.0
         self.period = period

@@ -69,6 +69,9 @@ class WatchedAnswering(Answering):
     def give_up(self) -> list[AnsweringEffect]:
         return self.watch.call(super().give_up)
 
+    def give_way(self) -> list[AnsweringEffect]:
+        return self.watch.call(super().give_way)
+
 
 def weak_backward_id(link_id: bytes) -> bytes:
     """Two ids that differ in the first byte have one of it, as if their drawer had searched."""
@@ -251,7 +254,7 @@ class AnsweringMachine(RuleBasedStateMachine):
         assert set(inbox._attached) == {r for item in requests for r in item.routes.values()}
         assert set(inbox._by_backward.values()) == set(inbox._attached)
         assert not set(inbox._attached) & set(inbox._streams)
-        assert set(inbox._running) == {
+        assert set(inbox._running._running) == {
             item.request_id
             for item in requests
             if item.state in (answering.RUNNING, answering.PAUSED)

@@ -6,15 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.core import answering, attach, frames, pacing
+from overlay.core import answering, attach
 from overlay.core.answering import Route
-from overlay.core.effects import Count, Peer
+from overlay.core.effects import Peer
 from overlay.core.frames import AnswerAssembler
-from overlay.core.inbox import InboxLimits
 from overlay.core.reasons import Reason
 from overlay.core.replay_filter import ReplayFilter
 from overlay.core.request import DUMMY, OutgoingRequest
-from overlay.core.wire import CELL, CLOSE, FRAME_BYTES, SETUP, STREAM, STREAM_END, encode_frame
 from tests.overlay.door import PERIOD, Door, N, cut
 from tests.overlay.tables import edges
 
@@ -315,35 +313,6 @@ def test_an_answer_is_taken_up_so_often_and_no_more() -> None:
     assert door.ended[last] == Reason.TARGET_REFUSED
 
 
-def test_only_a_window_of_frames_is_kept() -> None:
-    door = Door()
-    request = door.request()
-    door.deliver(request, [0, 1, 2])
-    door.write(b"accepted")
-    door.write(b"token")
-    door.advance(10.0)
-    (late,) = door.deliver(request, [3])
-    numbers = [number(chunk) for chunk in door.arrived[late]]
-    assert numbers == list(range(numbers[-1] - frames.WINDOW_FRAMES + 1, numbers[-1] + 1))
-
-
-def test_kept_frames_are_bounded_and_the_largest_answers_give_way() -> None:
-    door = Door(InboxLimits(max_kept_bytes=40_000))
-    requests = [door.request(), door.request()]
-    for request in requests:
-        door.deliver(request, [0, 1, 2])
-    door.write(b"a", 0)
-    door.write(bytes(100_000), 1)
-    door.advance(1.0)
-    door.write(b"b", 0)
-    door.write(b"c", 1)
-    door.advance(2.0)
-    assert door.inbox._kept_bytes <= 40_000
-    small, large = (door.deliver(request, [3])[0] for request in requests)
-    assert number(door.arrived[small][0]) == 0
-    assert number(door.arrived[large][0]) > 10
-
-
 def test_a_polluted_clove_is_named_and_the_answer_is_whole() -> None:
     """Made by who knows the message id: any other clove does not even open."""
     door = Door()
@@ -414,42 +383,6 @@ def test_a_dummy_is_answered_without_the_engine_as_late_as_a_question() -> None:
     assert times[:2] == pytest.approx([0.0, 0.7])
 
 
-def test_so_many_requests_run_and_no_more() -> None:
-    door = Door(InboxLimits(max_running=2, max_dummies=1))
-    kinds = [DUMMY, DUMMY, 0, 0]
-    for kind in kinds:
-        door.deliver(door.request(b"", kind), [0, 1, 2])
-    assert (len(door.ready), door.counted["dummy_opened"]) == (1, 1)
-    assert door.counted["requests_full"] == 2
-    door.finish()
-    door.advance(2.0)
-    door.deliver(door.request(), [0, 1, 2])
-    assert len(door.ready) == 2
-
-
-def test_who_sends_many_beginnings_crowds_out_only_beginnings() -> None:
-    door = Door(InboxLimits(max_streams=3, max_requests=3))
-    request = door.request()
-    routes = door.deliver(request, [0, 1, 2])
-    started = [door.stream(8, b"\0\2") for _ in range(5)]
-    assert [route in door.ended for route in started] == [True, True, False, False, False]
-    waiting = [door.deliver(door.request(), [0])[0] for _ in range(4)]
-    assert [route in door.ended for route in waiting] == [True, True, False, False]
-    assert not any(route in door.ended for route in routes)
-
-
-def test_buffers_are_bounded() -> None:
-    door = Door(InboxLimits(max_buffered_bytes=5000))
-    waits = door.deliver(door.request(), [0])[0]
-    door.advance(1.0)
-    streams = [door.stream(1, b"\0\3" + bytes(1900)) for _ in range(3)]
-    assert [route in door.ended for route in (waits, *streams)] == [True, True, False, False]
-    assert door.inbox._buffered_bytes == 2 * 1902
-    door.advance(12.0)
-    assert door.inbox._buffered_bytes == 0
-    assert door.inbox._streams == {}
-
-
 def test_a_chunk_after_the_clove_ends_the_stream() -> None:
     door = Door()
     routes = door.deliver(door.request(), [0, 1, 2])
@@ -479,17 +412,6 @@ def test_a_stream_that_was_shed_is_ended() -> None:
     assert door.ended == {routes[2]: Reason.SHED}
 
 
-def test_an_answer_that_is_not_sent_as_fast_as_it_is_made_has_no_room() -> None:
-    door = Door()
-    door.deliver(door.request(), [0, 1, 2])
-    (ready,) = door.ready
-    door.write(b"accepted")
-    door.write(bytes(pacing.MAX_UNSENT_BYTES))
-    assert not door.inbox.has_room(ready.request_id)
-    door.advance(0.1)
-    assert door.inbox.has_room(ready.request_id)
-
-
 def test_every_chunk_of_an_answer_has_one_size() -> None:
     door = Door()
     routes = running(door, door.request(), [0, 1, 2, 3])
@@ -500,31 +422,6 @@ def test_every_chunk_of_an_answer_has_one_size() -> None:
     door.advance(2.0)
     chunks = [chunk for route in routes.values() for chunk in door.arrived[route]]
     assert {len(chunk) for chunk in chunks} == {1970}
-
-
-FRAMES = st.builds(
-    encode_frame,
-    st.sampled_from([bytes(8), b"\1" * 8]),
-    st.sampled_from([SETUP, CELL, CLOSE, STREAM, STREAM, STREAM, STREAM_END]),
-    st.one_of(
-        st.binary(min_size=2039, max_size=2039),
-        st.builds(
-            lambda data: (len(data).to_bytes(2, "big") + data).ljust(2039, b"\0"),
-            st.one_of(st.binary(max_size=40), st.just(b"\0\1" + bytes(1948)), st.just(bytes(38))),
-        ),
-    ),
-)
-
-
-@given(st.lists(st.one_of(st.binary(max_size=80), FRAMES), max_size=20))
-@settings(max_examples=200, deadline=None)
-def test_garbage_opens_nothing_and_leaves_nothing(arriving: list[bytes]) -> None:
-    door = Door()
-    for frame in arriving:
-        effects = door.inbox.frame_arrived(Peer(False, b"anyone"), frame, 0.0)
-        assert len(frame) == FRAME_BYTES or effects == [Count("frame_malformed")]
-    door.inbox.tick(100.0, PERIOD)
-    assert door.kept == []
 
 
 def test_a_stream_is_cut_where_its_first_cell_names_the_target() -> None:
