@@ -109,7 +109,8 @@ def local_ports(pid: int) -> set[int]:
     inodes = set()
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
-        table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+        # A socket that takes both versions of IP is in the second table.
+        tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
     except OSError:  # it ended
         return set()
     for entry in entries:
@@ -119,5 +120,5 @@ def local_ports(pid: int) -> set[int]:
             continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
-    fields = [line.split() for line in table]
+    fields = [line.split() for table in tables for line in table.splitlines()[1:]]
     return {int(field[1].split(":")[1], 16) for field in fields if field[9] in inodes}
