@@ -175,8 +175,8 @@ class Answering:
     """The number to expect next."""
     _left: set[int] = field(default_factory=set)
     """Whose stream was ended by its owner."""
-    _keys: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
-    """Salt and answer key of each path."""
+    _keys: dict[int, bytes] = field(default_factory=dict)
+    """The answer key of each path."""
     _reply_key: bytes = b""
     _kept: deque[_Kept] = field(default_factory=deque)
     _next_number: int = 0
@@ -370,10 +370,10 @@ class Answering:
 
     def _send(self, index: int, number: int, cloves: tuple[bytes, ...]) -> Send:
         if index not in self._keys:
-            salt = self.entropy(frames.SALT_BYTES)
-            self._keys[index] = (salt, frames.answer_key(self._path_keys[index], salt))
-        salt, key = self._keys[index]
-        return self.routes[index].chunk(frames.seal_clove(key, salt, number, cloves[index]))
+            self._keys[index] = frames.answer_key(self._path_keys[index])
+        nonce = self.entropy(frames.NONCE_BYTES)
+        sealed = frames.seal_clove(self._keys[index], nonce, number, cloves[index])
+        return self.routes[index].chunk(sealed)
 
     def _over(self, report: Report) -> list[AnsweringEffect]:
         """Leaves `routes` as they were, for the caller to forget."""

@@ -1,15 +1,16 @@
 """An answer's frames: all of one size, dispersed over the paths, and in order at the end.
 
-    frame   = kind 1 | length 2 | data | zeros                    1,897 k - 44 bytes
+    frame   = kind 1 | length 2 | data | zeros                    1,901 k - 44 bytes
     inner   = nonce 12 | AEAD(reply key, nonce, frame, ad = frame number 4)
-    clove i = clove i of S-IDA(inner), with a fragment of         1,897 bytes
-    chunk i = salt i 16 | frame number 4 | AEAD(answer key i, nonce = frame number, clove i)
-    answer key i = HKDF-SHA256(path key i, salt i, "planetserve/answer/v2")
+    clove i = clove i of S-IDA(inner), with a fragment of         1,901 bytes
+    chunk i = nonce 12 | AEAD(answer key i, nonce, frame number 4 | clove i)
+    answer key i = HKDF-SHA256(path key i, "planetserve/answer/v2")
 
 The reply key and the path keys are those that the seals of the request exported. A chunk fills one
-cell: four paths, any three of which suffice, carry 1.451 bytes for each of a frame, all headers
-counted. Salts are fresh for each path of each answer: a node that is made to answer twice uses no
-key and nonce twice, and the last relays see nothing equal on two paths but the frame number.
+cell: four paths, any three of which suffice, carry 1.448 bytes for each of a frame, all headers
+counted. A chunk's nonce is drawn anew whenever it is sent: to who has no key all chunks are random
+bytes, on two paths, on the old and the new path of a clove, and of a node that is made to answer
+twice.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ from planetserve.errors import RemoteProtocolError
 HEADER_BYTES = 3
 NONCE_BYTES = 12
 NUMBER_BYTES = 4
-SALT_BYTES = 16
 FRAGMENT_BYTES = MAX_CHUNK_BYTES - (
-    SALT_BYTES + NUMBER_BYTES + sida.TAG_BYTES + sida.HEADER_BYTES + sida.KEY_BYTES
+    NONCE_BYTES + NUMBER_BYTES + sida.TAG_BYTES + sida.HEADER_BYTES + sida.KEY_BYTES
 )
 WINDOW_FRAMES = 128
 """How far beyond the next expected frame one may be, which bounds what is kept."""
@@ -54,7 +54,7 @@ def frame_bytes(k: int) -> int:
 
 
 def max_data_bytes(k: int) -> int:
-    """How many bytes of the answer one frame carries; 5,644 for k = 3."""
+    """How many bytes of the answer one frame carries; 5,656 for k = 3."""
     return frame_bytes(k) - HEADER_BYTES
 
 
@@ -63,9 +63,9 @@ def random_bytes_needed(k: int) -> int:
     return NONCE_BYTES + sida.random_bytes_needed(k)
 
 
-def answer_key(path_key: bytes, salt: bytes) -> bytes:
-    """The key of what one answer sends over one path."""
-    hkdf = HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"planetserve/answer/v2")
+def answer_key(path_key: bytes) -> bytes:
+    """The key of what is sent over the path of one clove."""
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"planetserve/answer/v2")
     return hkdf.derive(path_key)
 
 
@@ -85,10 +85,9 @@ def disperse(
     return tuple(clove.encode() for clove in cloves)
 
 
-def seal_clove(key: bytes, salt: bytes, number: int, clove: bytes) -> bytes:
-    """The chunk of a clove for the path with this answer `key`."""
-    sealed = ChaCha20Poly1305(key).encrypt(number.to_bytes(12, "big"), clove, None)
-    return salt + _number(number) + sealed
+def seal_clove(key: bytes, nonce: bytes, number: int, clove: bytes) -> bytes:
+    """The chunk of a clove for the path with this answer `key`; `nonce` is fresh."""
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, _number(number) + clove, None)
 
 
 @dataclass(slots=True)
@@ -110,10 +109,12 @@ class AnswerAssembler:
     """LAST was seen: nothing more comes."""
     polluted: dict[int, int] = field(default_factory=dict)
     heard: dict[int, int] = field(default_factory=dict)
-    _keys: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
-    """Salt and answer key of each path, from the first chunk on that authenticated."""
+    _keys: tuple[bytes, ...] = field(init=False)
     _partial: dict[int, dict[int, sida.Clove]] = field(default_factory=dict)
     _whole: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._keys = tuple(answer_key(key) for key in self.path_keys)
 
     def feed(self, index: int, chunk: bytes) -> list[bytes]:
         """A chunk that came over path `index`; the data that it completes, in order.
@@ -122,21 +123,16 @@ class AnswerAssembler:
         when k cloves that each authenticate do not make a valid frame, which only the model node
         itself can bring about.
         """
-        salt, rest = chunk[:SALT_BYTES], chunk[SALT_BYTES:]
-        number = int.from_bytes(rest[:NUMBER_BYTES], "big")
-        known_salt, key = self._keys.get(index) or (salt, answer_key(self.path_keys[index], salt))
-        if salt != known_salt:
-            return self._pollute(index)
         try:
-            plain = ChaCha20Poly1305(key).decrypt(
-                number.to_bytes(12, "big"), rest[NUMBER_BYTES:], None
+            plain = ChaCha20Poly1305(self._keys[index]).decrypt(
+                chunk[:NONCE_BYTES], chunk[NONCE_BYTES:], None
             )
-            clove = sida.decode_clove(plain)
-        except (InvalidTag, sida.SidaError):
+            clove = sida.decode_clove(plain[NUMBER_BYTES:])
+        except (InvalidTag, ValueError, sida.SidaError):
             return self._pollute(index)
         if (clove.index, clove.n, clove.k) != (index, self.n, self.k):
             return self._pollute(index)
-        self._keys[index] = (salt, key)
+        number = int.from_bytes(plain[:NUMBER_BYTES], "big")
         self.heard[index] = max(number, self.heard.get(index, -1))
         ahead = number - self.next_number
         if not 0 <= ahead <= WINDOW_FRAMES or number in self._whole or self.complete:

@@ -19,7 +19,7 @@ A request is taken once. Its message id begins with the period in which it was m
 three periods that are taken now are remembered (`overlay.core.replay_filter`), and written down
 before anything of the request is done, so that who recorded a request gets no second answer, after
 a restart neither. Where what was written is lost, after a crash of the machine, it may get one in
-the next quarter of an hour: under fresh salts, for the asker's keys, at the price of one answer.
+the next quarter of an hour: under fresh nonces, for the asker's keys, at the price of one answer.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def _path_key(index: int) -> bytes:
     return bytes((index + 1,)) * 32
 
 
-def _salt(index: int) -> bytes:
-    return bytes((index + 1,)) * frames.SALT_BYTES
+def _nonce(index: int) -> bytes:
+    return bytes((index + 1,)) * frames.NONCE_BYTES
 
 
 @lru_cache(maxsize=len(CODES))
@@ -38,7 +38,7 @@ def honest(n: int, k: int) -> tuple[tuple[bytes, ...], ...]:
     for number, kind in enumerate(kinds):
         data = WORDS % number if kind in (frames.DATA, frames.END) else b""
         cloves = frames.disperse(kind, data, number, REPLY_KEY, n, k, draw)
-        made.append(tuple(_seal(i, number, _salt(i), clove) for i, clove in enumerate(cloves)))
+        made.append(tuple(_seal(i, number, _nonce(i), clove) for i, clove in enumerate(cloves)))
     return tuple(made)
 
 
@@ -46,12 +46,12 @@ WHOLE = b"".join(WORDS % number for number in range(FRAMES - 2))
 
 
 @lru_cache(maxsize=64)
-def _answer_key(index: int, salt: bytes) -> bytes:
-    return frames.answer_key(_path_key(index), salt)
+def _answer_key(index: int) -> bytes:
+    return frames.answer_key(_path_key(index))
 
 
-def _seal(index: int, number: int, salt: bytes, clove: bytes) -> bytes:
-    return frames.seal_clove(_answer_key(index, salt), salt, number, clove)
+def _seal(index: int, number: int, nonce: bytes, clove: bytes) -> bytes:
+    return frames.seal_clove(_answer_key(index), nonce, number, clove)
 
 
 @dataclass(eq=False)
@@ -108,8 +108,8 @@ def _bytes(scene: Scene, program: Program) -> None:
     scene.feed(index, program.data())
 
 
-def _salt_of(program: Program, index: int) -> bytes:
-    return _salt(index) if program.byte() % 4 else bytes(frames.SALT_BYTES)
+def _nonce_of(program: Program, index: int) -> bytes:
+    return _nonce(index) if program.byte() % 4 else bytes(frames.NONCE_BYTES)
 
 
 def _number(program: Program) -> int:
@@ -122,8 +122,8 @@ def _sealed(scene: Scene, program: Program) -> None:
     """The node seals anything for a path."""
     scene.node_lies = True
     index = program.byte() % scene.n
-    number, salt = _number(program), _salt_of(program, index)
-    scene.feed(index, _seal(index, number, salt, program.data()))
+    number, nonce = _number(program), _nonce_of(program, index)
+    scene.feed(index, _seal(index, number, nonce, program.data()))
 
 
 def _made(scene: Scene, program: Program) -> None:
@@ -145,7 +145,7 @@ def _made(scene: Scene, program: Program) -> None:
     for later in range(repeated):
         for index in range(scene.k):
             at = (number + later) % (1 << 32)
-            scene.feed(index, _seal(index, at, _salt(index), cloves[index].encode()))
+            scene.feed(index, _seal(index, at, _nonce(index), cloves[index].encode()))
 
 
 STEPS: Sequence[Callable[[Scene, Program], None]] = (_chunks, _altered, _bytes, _sealed, _made)

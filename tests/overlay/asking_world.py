@@ -61,10 +61,9 @@ class Reply:
     sent: list[tuple[bytes, ...]] = field(default_factory=list)
 
     def chunk(self, number: int, slot: int) -> bytes:
-        key, salt = self.request.path_keys[slot], self.request.path_keys[slot][:16]
-        return frames.seal_clove(
-            frames.answer_key(key, salt), salt, number, self.sent[number][slot]
-        )
+        key = frames.answer_key(self.request.path_keys[slot])
+        nonce = number.to_bytes(frames.NONCE_BYTES, "big")
+        return frames.seal_clove(key, nonce, number, self.sent[number][slot])
 
 
 @dataclass(eq=False)

@@ -74,9 +74,13 @@ class Node:
         number = len(self.sent)
         entropy = Random(number).randbytes
         cloves = frames.disperse(kind, data, number, REQUEST.reply_key, N, K, entropy)
-        keys = [frames.answer_key(key, key[:16]) for key in PATH_KEYS]
+        keys = [frames.answer_key(key) for key in PATH_KEYS]
+        nonce = number.to_bytes(frames.NONCE_BYTES, "big")
         self.sent.append(
-            [frames.seal_clove(keys[i], PATH_KEYS[i][:16], number, cloves[i]) for i in range(N)]
+            [
+                frames.seal_clove(keys[i], number.to_bytes(12, "big"), number, cloves[i])
+                for i in range(N)
+            ]
         )
         for slot in self.routes:
             self.backward[slot].append(self.sent[-1][slot])

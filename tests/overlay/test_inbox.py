@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.core import answering, attach
+from overlay.core import answering, attach, frames
 from overlay.core.answering import Route
 from overlay.core.effects import Peer
 from overlay.core.frames import AnswerAssembler
@@ -227,7 +228,7 @@ def test_an_attach_takes_the_answer_up_from_the_frame_that_it_names() -> None:
     door.write(b"more")
     door.advance(5.0)
     new = door.stream(7, take_up(request, 1, 0, sent - 2))
-    assert [number(chunk) for chunk in door.arrived[new]] == [sent - 2, sent - 1]
+    assert [number(request, 1, chunk) for chunk in door.arrived[new]] == [sent - 2, sent - 1]
     door.advance(0.2)
     back = assembler(request)
     whole = read(back, door, {0: routes[0], 2: routes[2], 1: routes[1]}) + read(
@@ -237,8 +238,25 @@ def test_an_attach_takes_the_answer_up_from_the_frame_that_it_names() -> None:
     assert back.polluted == {}
 
 
-def number(chunk: bytes) -> int:
-    return int.from_bytes(chunk[16:20], "big")
+def number(request: OutgoingRequest, index: int, chunk: bytes) -> int:
+    """Of the frame, as only the asker can tell it."""
+    cipher = ChaCha20Poly1305(frames.answer_key(request.path_keys[index]))
+    return int.from_bytes(cipher.decrypt(chunk[:12], chunk[12:], None)[:4], "big")
+
+
+def test_the_old_and_the_new_last_relay_of_a_clove_see_nothing_in_common() -> None:
+    door = Door()
+    request = door.request()
+    routes = running(door, request, [0, 1, 2])
+    door.write(b"accepted ")
+    door.write(b"token ")
+    door.advance(0.22)
+    door.end(routes[1], Reason.NEIGHBOUR_GONE)
+    new = door.stream(7, take_up(request, 1, 0, 0))
+    before, after = door.arrived[routes[1]], door.arrived[new]
+    assert [number(request, 1, chunk) for chunk in after] == list(range(len(before)))
+    seen = {chunk[at : at + 8] for chunk in before for at in range(len(chunk) - 7)}
+    assert not any(chunk[at : at + 8] in seen for chunk in after for at in range(len(chunk) - 7))
 
 
 def test_an_attach_before_the_request_opens_is_kept() -> None:

@@ -87,20 +87,20 @@ def _request(name: str) -> dict[str, Any]:
 def _frame(name: str, number: int) -> dict[str, Any]:
     reply_key = drawn("reply key", 32)
     path_keys = [drawn(f"path key {index}", 32) for index in range(4)]
-    salts = [drawn(f"salt {index}", 16) for index in range(4)]
+    nonces = [drawn(f"chunk {number} nonce {index}", 12) for index in range(4)]
     nonce, randomness = drawn(f"frame {number} nonce", 12), drawn(f"frame {number}", 96)
     draws = iter((nonce, randomness))
     data = b"" if name == "NOTHING" else f"some {name}".encode()
     cloves = frames.disperse(KINDS[name], data, number, reply_key, 4, 3, lambda size: next(draws))
-    keys = [frames.answer_key(key, salt) for key, salt in zip(path_keys, salts, strict=True)]
-    sealed = [frames.seal_clove(keys[i], salts[i], number, cloves[i]) for i in range(4)]
+    keys = [frames.answer_key(key) for key in path_keys]
+    sealed = [frames.seal_clove(keys[i], nonces[i], number, cloves[i]) for i in range(4)]
     return {
         "number": number,
         "kind": KINDS[name],
         "data": data.hex(),
         "reply_key": reply_key.hex(),
         "path_keys": [key.hex() for key in path_keys],
-        "salts": [salt.hex() for salt in salts],
+        "chunk_nonces": [item.hex() for item in nonces],
         "nonce": nonce.hex(),
         "key": randomness[:32].hex(),
         "coefficients": randomness[32:].hex(),

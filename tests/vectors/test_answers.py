@@ -128,21 +128,23 @@ def test_the_model_node_opens_a_request(name: str) -> None:
 @pytest.mark.parametrize("vector", GOLDEN["frames"], ids=lambda vector: f"frame {vector['number']}")
 def test_the_client_opens_a_frame(vector: dict[str, Any]) -> None:
     number, cloves = vector["number"].to_bytes(4, "big"), []
-    for chunk, path_key, salt in zip(
-        vector["chunks"], vector["path_keys"], vector["salts"], strict=True
+    for chunk, path_key, chunk_nonce in zip(
+        vector["chunks"], vector["path_keys"], vector["chunk_nonces"], strict=True
     ):
         sent = raw(chunk)
-        assert sent[:20] == raw(salt) + number
+        assert sent[:12] == raw(chunk_nonce)
         assert len(sent) == 1970
-        hkdf = HKDF(SHA256(), 32, raw(salt), b"planetserve/answer/v2")
+        hkdf = HKDF(SHA256(), 32, None, b"planetserve/answer/v2")
         cipher = ChaCha20Poly1305(hkdf.derive(raw(path_key)))
-        cloves.append(cipher.decrypt(bytes(8) + number, sent[20:], None))
+        opened = cipher.decrypt(sent[:12], sent[12:], None)
+        assert opened[:4] == number
+        cloves.append(opened[4:])
     inner = message_of(cloves)
     assert inner[:12] == raw(vector["nonce"])
     frame = ChaCha20Poly1305(raw(vector["reply_key"])).decrypt(inner[:12], inner[12:], number)
     data = raw(vector["data"])
     head = bytes((vector["kind"],)) + len(data).to_bytes(2, "big")
-    assert frame == (head + data).ljust(1897 * 3 - 44, b"\0")
+    assert frame == (head + data).ljust(1901 * 3 - 44, b"\0")
 
 
 @pytest.mark.parametrize("vector", GOLDEN["attaches"], ids=lambda vector: str(vector["number"]))
