@@ -372,10 +372,8 @@ class Inbox:
             self._running.pause(request_id, answer.state == PAUSED)
         if over:
             del self._requests[request_id], self._known[request_id]
-        while self._kept_bytes > self.limits.max_kept_bytes:
-            largest = max(self._requests.values(), key=lambda item: item.kept_bytes)
-            largest.forget_frame()
-            self._count_kept(largest)
+        if self._kept_bytes > self.limits.max_kept_bytes:
+            self._forget_frames()
         due_s = answer.due_s()
         if due_s == known.wake_s:
             return list(effects)
@@ -386,6 +384,17 @@ class Inbox:
         known = self._known[answer.request_id]
         self._kept_bytes += answer.kept_bytes - known.kept_bytes
         known.kept_bytes = answer.kept_bytes
+
+    def _forget_frames(self) -> None:
+        """Of the answers of which most is kept, half at a time, and a sixteenth of all together:
+        to look for the largest at each frame would cost more than the frames."""
+        wanted = self.limits.max_kept_bytes - self.limits.max_kept_bytes // 16
+        while self._kept_bytes > wanted:
+            largest = max(self._requests.values(), key=lambda item: item.kept_bytes)
+            half = largest.kept_bytes // 2
+            while largest.kept_bytes > half and self._kept_bytes > wanted:
+                largest.forget_frame()
+                self._count_kept(largest)
 
     def _make_room(self) -> list[InboxEffect]:
         """Where there are too many, the oldest of what is incomplete give way: who sends many

@@ -76,12 +76,7 @@ class Node:
         cloves = frames.disperse(kind, data, number, REQUEST.reply_key, N, K, entropy)
         keys = [frames.answer_key(key) for key in PATH_KEYS]
         nonce = number.to_bytes(frames.NONCE_BYTES, "big")
-        self.sent.append(
-            [
-                frames.seal_clove(keys[i], number.to_bytes(12, "big"), number, cloves[i])
-                for i in range(N)
-            ]
-        )
+        self.sent.append([frames.seal_clove(keys[i], nonce, number, cloves[i]) for i in range(N)])
         for slot in self.routes:
             self.backward[slot].append(self.sent[-1][slot])
 
