@@ -169,14 +169,8 @@ class OverlayClient:
         self._closed = True
         for request in list(self._requests.values()):
             request._give_up(UsageError("this client is closed"))
-        deadline_s = self._loop.time() + (self.settings.limits.drain_timeout_s if drain else 0.0)
-        while self._asking.under_way and (left_s := deadline_s - self._loop.time()) > 0:
-            changed = self._changed
-            try:
-                async with asyncio.timeout(left_s):
-                    await changed.wait()
-            except TimeoutError:
-                break
+        while drain and self._asking.under_way:  # the questions' own limits end it
+            await self._changed.wait()
         self._do(self._asking.shut(self._now()))
         if self._timer is not None:
             self._timer.cancel()

@@ -8,7 +8,7 @@ RUNNING   bytes of the answer               RUNNING   Progress
 RUNNING   the answer is whole               DRAINING  Whole
 RUNNING   the exchange fails                OVER      Lost, the set is given back
 RUNNING   leave                             OVER      the set is given back
-DRAINING  the padding is over, or too long  OVER      the set is given back
+DRAINING  the padding is over, or stops     OVER      the set is given back
 DRAINING  leave                             DRAINING
 any       shut                              OVER      every path is closed
 

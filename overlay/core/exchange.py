@@ -11,12 +11,15 @@ ANSWERING  slot open                                   ANSWERING  OpenStream: cl
 ANSWERING  whole frames                                ANSWERING  Give
 ANSWERING  END on k slots, no whole frame for long     ENDED      Failed, Silent, EndStream
 ANSWERING  frame END                                   DRAINING   Give, Done
-DRAINING   frame LAST, or too long                     ENDED      EndStream
+DRAINING   frame LAST, silence, or more than padding   ENDED      EndStream
 any        chunk does not authenticate                 same       Polluted, EndStream
 any        END of a stream that was an attach          same       OpenStream: the clove again
 any        fewer than k slots for too long             ENDED      Failed, EndStream
 any        unread beyond its bound, a bad frame        ENDED      Failed, EndStream
 any        cancel                                      ENDED      EndStream
+
+The padding is taken in to its end, however long the answer was; who hangs up before tells its
+length. No honest node pads by more than the next step or the wish, or at less than half its beat.
 
 Slot i carries clove i. A slot that is lost and opens again takes the answer up where it stands. A
 model node that does not know an attach never got the clove, so the clove follows.
@@ -30,6 +33,8 @@ from typing import TypeAlias
 
 from overlay.core import attach
 from overlay.core.frames import WINDOW_FRAMES, AnswerAssembler, FrameError
+from overlay.core.pacing import BEAT_S, MAX_FRAMES_BY_WISH
+from overlay.core.padding import answer_frames
 from overlay.core.reasons import Reason
 from overlay.core.request import OutgoingRequest
 from planetserve.errors import (
@@ -73,7 +78,7 @@ class ExchangeLimits:
     empty_timeout_s: float = 120.0
     """With frames that carry nothing."""
     drain_timeout_s: float = 30.0
-    """For the padding after the answer."""
+    """Of silence while the padding after the answer comes."""
     max_unread_bytes: int = 8 << 20
 
 
@@ -144,6 +149,8 @@ class Exchange:
     _since_s: float | None = None
     """Since when nothing whole came; None before the first event."""
     _data_s: float = 0.0
+    _padded_s: float = 0.0
+    """When the padding of an honest node is over."""
     _short_s: float | None = None
     """Since when fewer than k slots carry."""
 
@@ -219,6 +226,7 @@ class Exchange:
             return self._fail(AnswerCutShort("the answer was not read as fast as it came"))
         if self._answer.ended and not ended:
             self.state = DRAINING
+            self._padded_s = now_s + self._padding_s()
             effects.append(Done())
         if self._answer.complete:
             return [*effects, *self._end()]
@@ -231,7 +239,8 @@ class Exchange:
         self._count_slots(now_s)
         since_s = self._observe(now_s)
         if self.state == DRAINING:
-            return self._end() if now_s - since_s > self.limits.drain_timeout_s else []
+            silent = now_s - since_s > self.limits.drain_timeout_s
+            return self._end() if silent or now_s > self._padded_s else []
         if self._short_s is not None:
             if now_s - self._short_s <= self.limits.repair_timeout_s:
                 return []
@@ -271,6 +280,12 @@ class Exchange:
         self._attaches[slot] = number + 1
         keys = attach.derive(self.request.path_keys[slot])
         return OpenStream(slot, attach.encode(keys, number, self._answer.next_number))
+
+    def _padding_s(self) -> float:
+        """How long the padding may take, now that the answer is whole."""
+        frames = self._answer.next_number
+        most = max(answer_frames(frames + 1) - frames, MAX_FRAMES_BY_WISH)
+        return 2 * BEAT_S * most + self.limits.drain_timeout_s
 
     def _observe(self, now_s: float) -> float:
         if self._since_s is None:

@@ -270,6 +270,48 @@ def test_two_lost_paths_are_replaced_inside_a_running_answer() -> None:
     assert machine.asker.state == exchange.ENDED
 
 
+def drained(machine: AnswerMachine, padding: int, gap_s: float) -> None:
+    """The answer ends, and so many frames of padding follow."""
+    machine.the_node_writes(b"end", True)
+    for _ in range(padding):
+        arrive(machine)
+        machine.time_passes(gap_s)
+        if machine.node.can_send:
+            machine.node.send(frames.PADDING, b"")
+
+
+def test_padding_is_taken_in_for_as_long_as_it_may_come() -> None:
+    machine = begun(0, 1, 2, 3)
+    drained(machine, 70, 1.0)
+    assert machine.asker.state == exchange.DRAINING
+    machine.node.send(frames.LAST, b"")
+    arrive(machine)
+    assert machine.asker.state == exchange.ENDED
+
+
+def test_padding_of_a_long_answer_is_taken_in_for_longer() -> None:
+    machine = begun(0, 1, 2, 3)
+    for _ in range(1_030):
+        machine.node.send(frames.NOTHING, b"")
+        arrive(machine)
+    drained(machine, 120, 1.0)
+    assert machine.asker.state == exchange.ENDED
+    machine = begun(0, 1, 2, 3)
+    for _ in range(2_050):
+        machine.node.send(frames.NOTHING, b"")
+        arrive(machine)
+    drained(machine, 120, 1.0)
+    assert machine.asker.state == exchange.DRAINING
+
+
+def test_padding_without_end_or_beat_is_not_waited_for() -> None:
+    for gap_s in (1.0, 29.0):
+        machine = begun(0, 1, 2, 3)
+        drained(machine, round(90 / gap_s) + 1, gap_s)
+        assert machine.asker.state == exchange.ENDED
+        assert machine.outcomes == [Done()]
+
+
 def test_a_clove_that_was_lost_with_its_path_follows_the_refused_attach() -> None:
     machine = AnswerMachine()
     machine.slot_opens(0)

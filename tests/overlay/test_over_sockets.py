@@ -400,6 +400,21 @@ async def test_cover_keeps_paths_busy_and_asks_for_nothing(
     assert asked == []  # the node answered by itself
 
 
+async def test_closing_waits_for_all_of_the_padding(make_overlay: MakeOverlay) -> None:
+    overlay = await make_overlay(echo)
+    client = overlay.client()
+    request = client.request(overlay.target, b"hi")
+    await anext(request)
+    (question,) = client._asking._questions.values()
+    async for _ in request:
+        pass
+    assert client._asking.under_way
+    limits = replace(client.settings.limits, drain_timeout_s=0.0)
+    client.settings = replace(client.settings, limits=limits)  # those of the question stay
+    await client.close()
+    assert question.exchange._answer.complete
+
+
 async def test_a_client_that_is_closed_says_so(make_overlay: MakeOverlay) -> None:
     async def endless(request: IncomingRequest) -> None:
         while True:
