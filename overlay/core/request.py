@@ -13,8 +13,9 @@ of them.
 
 The kind is 0 for a question and 1 for a dummy, which is answered without an engine; the answer has
 at least so many frames as are wished for. The period (`overlay.core.setup.PERIOD_S`) bounds how
-long a model node remembers message ids. It is as coarse as that of set-ups, so that a client's
-clock tells nobody who it is.
+long a model node remembers message ids. It is as coarse as that of set-ups. A clock that is right
+tells nothing by it; by one that is wrong the model node learns by how much, to five minutes: four
+minutes name another period in four requests of five, and so can join requests to it.
 """
 
 from __future__ import annotations

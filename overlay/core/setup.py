@@ -42,8 +42,9 @@ from planetserve.keys import NODE_ID_BYTES
 
 VERSION = 2
 PERIOD_S = 300
-"""A set-up tells the time in periods of five minutes; a relay takes its own period and the ones
-beside it, so that all clients of a period look alike."""
+"""A set-up tells each of its relays the time of its owner's clock in periods of five minutes, and a
+relay takes its own period and the ones beside it. Clients whose clocks are right look alike. One
+whose clock is d seconds off, less than 300, names another period in d of 300 set-ups."""
 EPHEMERAL_BYTES = 32
 PUZZLE_NONCE_BYTES = 8
 HEAD_BYTES = EPHEMERAL_BYTES + PUZZLE_NONCE_BYTES
