@@ -20,6 +20,7 @@ MIN_TIMEOUT_S = 0.25
 MAX_TIMEOUT_S = 10.0
 MARGIN = 1.5
 LATE_FACTOR = 3.0
+"""After so many time-outs a build that timed out is not listened to any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,6 @@ class BuildTimes:
         rank = -(-4 * len(self.durations_s) // 5)
         quantile_s = sorted(self.durations_s)[rank - 1]
         return min(max(MARGIN * quantile_s, MIN_TIMEOUT_S), MAX_TIMEOUT_S)
-
-    @property
-    def late_s(self) -> float:
-        """When a build that timed out is not listened to any more, counted from its begin."""
-        return LATE_FACTOR * self.timeout_s
 
     def completed(self, duration_s: float, late: bool = False) -> BuildTimes:
         """A build took `duration_s`; `late` if it was counted as timed out before."""

@@ -4,7 +4,7 @@ state     event                               next      effects
 ────────  ──────────────────────────────────  ────────  ─────────────────────────────────────────
 (none)    build                               BUILDING  SETUP to the first hop
 BUILDING  ESTABLISHED                         OPEN      Opened
-OPEN      open_stream, end_stream, ping, pad  OPEN      CELL to the first hop, as credits allow
+OPEN      open_stream, end_stream, ping       OPEN      CELL to the first hop, as credits allow
 OPEN      DATA                                OPEN      Chunk, and credits to the last hop
 OPEN      END                                 OPEN      StreamOver
 OPEN      CREDIT                              OPEN      CELL: what waited for it
@@ -168,11 +168,6 @@ class ClientPath:
         """`data` has 8 bytes and comes back in a `Pong`. Raises `ValueError` unless open."""
         self._check_open()
         return [self._cell(Payload(payloads.PING, data=data))]
-
-    def pad(self) -> list[Send]:
-        """A cell that says nothing to the last relay. Raises `ValueError` unless open."""
-        self._check_open()
-        return [self._cell(Payload(payloads.PAD))]
 
     def frame_arrived(self, frame: Frame) -> Step:
         """A frame under the path's backward id from the first hop; never raises."""

@@ -27,7 +27,7 @@ from overlay.core.setup import PUZZLE_NONCE_BYTES, OnionSecrets, period_of
 from overlay.core.wire import BODY_BYTES, CLOSE, FRAME_BYTES, encode_frame
 from tests.adversary.watching import hops
 from tests.overlay.checked import CheckedRelay
-from tests.overlay.world import OWNER, TARGET, Owned, World, node_id
+from tests.overlay.world import OWNER, TARGET, Owned, World, node_id, pad
 
 SMALL = RelayLimits(max_paths=60, max_paths_a_node=60, max_paths_a_stranger=20, setups_per_s=40.0)
 RELAY = node_id(1)
@@ -114,7 +114,7 @@ def test_who_gives_way_is_silent() -> None:
     for _ in range(2):
         world.now_s += 1.0
         for owned in honest:
-            owned.send(owned.path.pad())
+            owned.send(pad(owned.path))
         modest = [world.build([other, full, last], owner=b"modest") for _ in range(2)]
         assert [owned.path.phase for owned in modest] == [OPEN] * 2
     for owned in (*silent, *honest):
@@ -162,7 +162,7 @@ def test_half_open_paths_end_by_themselves() -> None:
 
 def keep_alive(owned: Owned) -> None:
     if owned.path.phase == OPEN:
-        owned.send(owned.path.pad())
+        owned.send(pad(owned.path))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from overlay.core.reasons import Reason, Report
 from overlay.core.wire import CELL, ID_BYTES, STREAM, decode_frame, read_chunk
 from tests.adversary.watching import flipped, hops
 from tests.overlay.checked import CheckedRelay
-from tests.overlay.world import OWNER, Carried, Owned, World, node_id
+from tests.overlay.world import OWNER, Carried, Owned, World, node_id, pad
 
 ASKED = bytes(range(250)) * 40
 """Six cells."""
@@ -154,7 +154,7 @@ def test_what_is_only_late_does_no_harm(place: int) -> None:
     world.wire = Meddler(LINE[place], LINE[place + 1], Delays())
     owned.ask(ASKED)
     assert asked_so_far(world) == ASKED[: 1950 + 4 * 1970]
-    owned.send(owned.path.pad())
+    owned.send(pad(owned.path))
     assert asked_so_far(world) == ASKED[1950 + 4 * 1970 :]
     assert owned.path.phase == OPEN
 

@@ -28,6 +28,7 @@ from overlay.core.setup import HopKeys, HopSpec, period_of
 from overlay.core.wire import BODY_BYTES, CELL, CLOSE, KINDS, Frame, decode_frame
 from tests.fuzz.program import Program
 from tests.fuzz.relay_target import SECRETS, START_S, TARGETS
+from tests.overlay.world import pad
 
 HOPS = (b"1" * 20, b"2" * 20, b"3" * 20)
 MAX_STEPS = 200
@@ -150,7 +151,7 @@ def _ping(scene: Scene, program: Program) -> None:
 
 def _pad(scene: Scene, program: Program) -> None:
     if scene.path.phase == OPEN:
-        scene.sent(scene.path.pad())
+        scene.sent(pad(scene.path))
 
 
 def _close(scene: Scene, program: Program) -> None:

@@ -33,6 +33,7 @@ from overlay.core.wire import (
     stream_frame,
 )
 from tests.fuzz.program import Program
+from tests.overlay.world import pad
 
 NODE = b"R" * 20
 SECRETS = OnionSecrets.from_bytes(bytes(range(32)))
@@ -279,7 +280,7 @@ def _honest_deed(scene: Scene, program: Program) -> None:
     elif deed == 2:
         sends = owned.path.ping(bytes(8))
     elif deed == 3:
-        sends = owned.path.pad()
+        sends = pad(owned.path)
     else:
         sends = owned.path.close()
     for item in sends:

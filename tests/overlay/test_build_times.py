@@ -34,7 +34,6 @@ def test_the_timeout_is_a_quantile_of_the_last_two_hundred_in_bounds(
     kept = durations_s[-200:]
     assert times.durations_s == tuple(kept)
     assert 0.25 <= times.timeout_s <= 10
-    assert times.late_s == 3 * times.timeout_s
     quantile_s = times.timeout_s / 1.5
     if 0.25 < times.timeout_s < 10:
         assert sum(item <= quantile_s + 1e-9 for item in kept) >= 0.8 * len(kept)

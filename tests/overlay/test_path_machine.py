@@ -44,7 +44,7 @@ from overlay.core.wire import (
     read_chunk,
 )
 from tests.overlay.checked import CheckedRelay, checked_exits
-from tests.overlay.world import Carried, Owned, World, node_id
+from tests.overlay.world import Carried, Owned, World, node_id, pad
 
 RELAYS = [node_id(number) for number in range(1, 5)]
 TARGETS = (b"T" * 20, b"U" * 20)
@@ -175,7 +175,7 @@ class PathMachine(RuleBasedStateMachine):
         held = self.open_path(data)
         if held is not None:
             path = held.owned.path
-            self.to_relays(held, path.ping(b"12345678") if ping else path.pad())
+            self.to_relays(held, path.ping(b"12345678") if ping else pad(path))
 
     @rule(data=st.data())
     def a_path_is_closed(self, data: st.DataObject) -> None:

@@ -22,6 +22,7 @@ from overlay.core.effects import (
     Tell,
 )
 from overlay.core.fair_queue import MAX_REFUSALS, FairQueue, QueueBudget
+from overlay.core.payload import PAD, Payload
 from overlay.core.relay import Relay, RelayLimits
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
 from overlay.core.setup import PUZZLE_NONCE_BYTES, HopSpec, OnionSecrets, period_of
@@ -280,3 +281,8 @@ class Owned:
             self.send(sends)
         self.events += new
         return new + (self.receive() if own else [])
+
+
+def pad(path: ClientPath) -> list[Send]:
+    """A cell that says nothing. Relays take it, though the client has no use for it."""
+    return [path._cell(Payload(PAD))]
