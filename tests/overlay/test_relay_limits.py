@@ -72,8 +72,8 @@ def test_in_a_full_table_the_one_with_most_gives_way() -> None:
     for owned in greedy:
         owned.receive()
     assert modest.path.phase == OPEN
-    assert [owned.path.phase for owned in greedy] == [OPEN, OPEN, OPEN, CLOSED]
-    assert greedy[3].events[-1] == broken(Reason.SHED, 0)
+    assert [owned.path.phase for owned in greedy] == [CLOSED, OPEN, OPEN, OPEN]
+    assert greedy[0].events[-1] == broken(Reason.SHED, 0)
 
 
 def test_a_stranger_that_sets_up_too_often_is_refused() -> None:
