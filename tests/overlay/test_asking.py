@@ -197,7 +197,7 @@ def test_a_relay_with_another_key_is_said() -> None:
 
 
 def test_a_full_network_is_said() -> None:
-    client = Client(limits=RelayLimits(max_paths=0))
+    client = Client(limits=RelayLimits(max_paths_a_stranger=0))
     question = client.ask()
     client.run(11.0)
     assert "no room" in str(client.errors[question])
