@@ -117,10 +117,11 @@ def combine(cloves: Iterable[Clove]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """A message and the indices of cloves that are certainly not of it.
+    """A message and the indices of cloves that are not of it.
 
     Polluters who know each other can change their key shares so that the changes cancel out. They
-    are not told from the others then, and did no harm; a good clove is never named.
+    are not told from the others then, and did no harm. As long as k cloves are good none of these
+    is named; with fewer, what two or more such polluters agree on stands against the rest.
     """
 
     message: bytes

@@ -222,7 +222,7 @@ def clove() -> Iterator[bytes]:
 
 def attach() -> Iterator[bytes]:
     raw = bytes(attaches.ATTACH_BYTES)
-    for number, expected in ((0, 0), (3, 1), (9, 10), (20, 3)):
+    for number, expected in ((0, 0), (3, 1), (9, 10), (20, 4), (20, 3)):
         yield bytes((0, number, 0, expected)) + bytes((0, 0, 0, 5)) + bytes((0, 44)) + raw
 
 
@@ -281,7 +281,9 @@ def guard_file() -> Iterator[bytes]:
     guard = Guard(bytes(range(20)), 20_000, 20_070, None, Tally(30, 29), Tally(4, 4))
     other = Guard(bytes(range(1, 21)), 20_000, None, 20_030, Tally(), Tally())
     kept = Kept(GuardList((guard, other), (19_000,)), BuildTimes((0.125, 0.25)))
-    yield json.dumps(write_kept(kept, overlay_targets.CHAIN)).encode()
+    whole = json.dumps(write_kept(kept, overlay_targets.CHAIN)).encode()
+    yield whole
+    yield whole.replace(bytes(range(20)).hex().encode(), b"00 " * 13 + b" ")
     yield json.dumps(write_kept(Kept(), overlay_targets.CHAIN)).encode()
 
 

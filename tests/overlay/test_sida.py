@@ -109,6 +109,14 @@ def test_shares_whose_changes_cancel_out_bring_blame_on_nobody() -> None:
     assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset())
 
 
+def test_with_fewer_than_k_good_cloves_two_that_agree_stand_against_the_others() -> None:
+    cloves = list(sida.split(b"m" * 100, 4, 3, seeded(96)))
+    for index in (0, 1):
+        share = bytes((cloves[index].key_share[0] ^ 1,)) + cloves[index].key_share[1:]
+        cloves[index] = replace(cloves[index], key_share=share)
+    assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset({3}))
+
+
 def test_too_many_to_try_are_blamed_for_their_fragments_alone() -> None:
     cloves = list(sida.split(b"m" * 100, 16, 8, seeded(sida.random_bytes_needed(8))))
     cloves[14] = replace(cloves[14], key_share=bytes(32))
