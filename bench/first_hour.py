@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from bench.figures import Figure, Report
-from bench.localnet import COMMANDS, localnet, processes, wait_for_probers
+from bench.localnet import COMMANDS, localnet, processes, question, wait_for_probers
 from modelnode.engines.default_model import default_model_path
 from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.protocol import Engine
@@ -33,7 +33,6 @@ QUESTIONS = (
     "What should I know about {} before I travel?",
     "Why are {} important for people?",
 )
-TOPICS = ("volcanoes", "bees", "ships", "tides", "castles", "comets", "whales", "magnets")
 
 
 def run() -> Report:
@@ -107,11 +106,10 @@ async def _warm(network_file: Path) -> tuple[list[float], list[float]]:
                 await client.ask(f"Hello {number}", max_tokens=4, temperature=0)
                 await _direct(engine, f"Hello {number}", client.network.default_model)
             for number in range(WARM_PAIRS):
-                template = QUESTIONS[number % len(QUESTIONS)]
-                question = template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")
-                answer = await client.ask(question, max_tokens=8, temperature=0)
+                asked = question(QUESTIONS, number)
+                answer = await client.ask(asked, max_tokens=8, temperature=0)
                 overlay_s.append(answer.first_token_s)
-                direct_s.append(await _direct(engine, question, answer.model))
+                direct_s.append(await _direct(engine, asked, answer.model))
     finally:
         await engine.close()
     return overlay_s, direct_s

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+TOPICS = ("volcanoes", "bees", "ships", "tides", "castles", "comets", "whales", "magnets")
 COMMANDS = Path(sys.executable).parent
 PROBERS_TIMEOUT_S = 180.0
 
@@ -40,3 +42,9 @@ def wait_for_probers(directory: Path) -> None:
 def _judges(address: str) -> bool:
     with urllib.request.urlopen(f"http://{address}/health", timeout=30) as answer:
         return bool(json.load(answer)["judging"])
+
+
+def question(templates: Sequence[str], number: int) -> str:
+    """A question for each number, so that no cache has one of them before it is asked."""
+    template = templates[number % len(templates)]
+    return template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")

@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 
 from bench import churn
 from bench.figures import Figure, Report
-from bench.localnet import localnet, processes, wait_for_probers
+from bench.localnet import localnet, processes, question, wait_for_probers
 from planetserve.client import AsyncClient
 from planetserve.client.answer import DEFAULT_SYSTEM
 
@@ -49,7 +49,6 @@ QUESTIONS = (
     "Explain {} in detail to a curious child.",
     "Describe the history of {}.",
 )
-TOPICS = ("volcanoes", "bees", "ships", "tides", "castles", "comets", "whales", "magnets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +108,13 @@ async def _pairs(network_file: Path, http: str) -> tuple[list[Timed], list[Timed
     async with AsyncClient(network_file) as client:
         model = client.network.default_model
         for number in range(WARM_UP + PAIRS):
-            through = await _through(client, _question(2 * number))
-            straight = await _directly(engine, model, _question(2 * number + 1))
+            through = await _through(client, question(QUESTIONS, 2 * number))
+            straight = await _directly(engine, model, question(QUESTIONS, 2 * number + 1))
             if number >= WARM_UP:
                 overlay.append(through)
                 direct.append(straight)
     await engine.close()
     return overlay, direct
-
-
-def _question(number: int) -> str:
-    template = QUESTIONS[number % len(QUESTIONS)]
-    return template.format(f"{TOPICS[number % len(TOPICS)]} ({number})")
 
 
 async def _through(client: AsyncClient, question: str) -> Timed:

@@ -21,9 +21,10 @@ from modelnode.group_messages import (
     decode_message,
     encode_message,
 )
-from modelnode.group_sockets import CONNECTION_ENDED, configure
+from modelnode.group_sockets import configure
 from modelnode.metrics import GROUP_DROPPED
 from overlay.channel import Channel
+from overlay.watch import CONNECTION_LOST
 from planetserve.errors import RemoteProtocolError
 from planetserve.keys import Identity, NodeId
 from planetserve.messages import Accepted, End, ReplyEvent, ReplyParser
@@ -66,7 +67,7 @@ class PeerLink:
         socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(address.transport_key))
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self._monitor = Channel(
-            socket.get_monitor_socket(CONNECTION_ENDED), lambda frames: self._break()
+            socket.get_monitor_socket(CONNECTION_LOST), lambda frames: self._break()
         )
         self._dealer = Channel(socket, self._received)
         socket.connect(address.endpoint)

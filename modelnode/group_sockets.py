@@ -19,15 +19,6 @@ HANDSHAKE_TIMEOUT_MS = 3000
 HEARTBEAT_INTERVAL_MS = 500
 HEARTBEAT_TIMEOUT_MS = 1500
 
-CONNECTION_ENDED = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
-
 
 def configure(socket: zmq.Socket[Any], identity: Identity) -> None:
     """Options of every group socket; `identity`'s transport key is its CURVE key."""

@@ -70,8 +70,6 @@ TRANSITIONS = frozenset(
 )
 """Every change of the state, with the method that may bring it about."""
 
-MAX_ATTACHES = 64
-"""So often one answer is taken up again; each costs a window of frames."""
 KEPT_FRAME_BYTES = 256
 """What a kept frame costs beside its data and randomness."""
 
@@ -207,7 +205,7 @@ class Answering:
             return [Count("clove_refused"), route.end(REFUSED)]
         self._path_keys[clove.index] = received.path_key
         keys = self._attach_keys[clove.index] = attach.derive(received.path_key)
-        self.attach_ids[keys.id] = clove.index
+        self.attach_ids.update(dict.fromkeys(keys.ids, clove.index))
         if self.state != WAITING:
             return self._join(clove.index, route, 0)
         self.routes[clove.index] = route
@@ -217,16 +215,17 @@ class Answering:
 
     def attach_arrived(self, route: Route, index: int, received: Attach) -> list[AnsweringEffect]:
         """The owner of clove `index` wants its frames over `route` from now on."""
-        expected = self._attaches.get(index, 0)
+        expected, keys = self._attaches.get(index, 0), self._attach_keys[index]
         try:
-            if sum(self._attaches.values()) >= MAX_ATTACHES:
-                raise AttachError("an answer was taken up too often")
-            self._attaches[index] = attach.verify(self._attach_keys[index], received, expected)
+            verified = attach.verify(keys, received, expected)
         except AttachError:
             return [Count("attach_refused"), route.end(REFUSED)]
+        self._attaches[index] = verified.number + 1
+        for used in keys.ids[expected : verified.number + 1]:
+            del self.attach_ids[used]
         replaced = self.routes.get(index)
         ended: list[AnsweringEffect] = [] if replaced is None else [replaced.end(ENDED)]
-        return [Count("attached"), *ended, *self._join(index, route, received.next_frame)]
+        return [Count("attached"), *ended, *self._join(index, route, verified.next_frame)]
 
     def stream_lost(self, index: int, by_owner: bool, now_s: float) -> list[AnsweringEffect]:
         """The stream of clove `index` is no more; `by_owner` if its client ended it."""
@@ -307,7 +306,8 @@ class Answering:
         effects: list[AnsweringEffect] = [Count("request_opened")]
         for index in sorted(opened.polluted):
             effects.append(Count("clove_polluted"))
-            del self.attach_ids[self._attach_keys.pop(index).id]
+            for unused in self._attach_keys.pop(index).ids:
+                del self.attach_ids[unused]
             route = self.routes.pop(index, None)
             if route is not None:
                 effects.append(route.end(REFUSED))

@@ -162,10 +162,13 @@ class Exchange:
         """The path of `slot` (0 to n - 1) is open, for the first time or again."""
         if self.state in (DRAINING, ENDED) or slot in self._carrying:
             return []
+        kind = _ATTACH if slot in self._sent else _CLOVE
+        if kind == _ATTACH and self._attaches.get(slot, 0) >= attach.MAX_ATTACHES:
+            return []  # the other slots carry the answer, or nobody does
         self._observe(now_s)
         if self.state == READY:
             self.state = SENT
-        opened = self._open(slot, _ATTACH if slot in self._sent else _CLOVE)
+        opened = self._open(slot, kind)
         self._count_slots(now_s)
         return [opened]
 

@@ -275,7 +275,7 @@ class Inbox:
         self, route: Route, received: ReceivedClove, now_s: float
     ) -> list[InboxEffect]:
         message_id, clove = received.message_id, received.clove
-        if attach.derive(received.path_key).id in self._by_attach:
+        if not self._by_attach.keys().isdisjoint(attach.derive(received.path_key).ids):
             # It came before, or its asker made two seals with one key.
             return [Count("clove_refused"), route.end(REFUSED)]
         answer = self._requests.get(message_id)

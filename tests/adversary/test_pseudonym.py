@@ -97,7 +97,7 @@ def seen(door: Door, request: OutgoingRequest, routes: Sequence[Route]) -> list[
         received = open_clove(TARGET, SECRET, stream)
         keys = attach.derive(received.path_key)
         values += [stream[COUNT_BYTES:], received.message_id[4:], received.clove.key_share]
-        values += [received.path_key, keys.id, keys.key]
+        values += [received.path_key, *keys.ids, keys.key]
     return [*values, request.reply_key]
 
 

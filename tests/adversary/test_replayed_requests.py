@@ -123,8 +123,8 @@ def test_an_attach_for_another_clove_or_request() -> None:
     one, other = (attach.derive(requests[0].path_keys[index]) for index in (0, 1))
     foreign = attach.derive(requests[1].path_keys[0])
     honest = attach.encode(one, 0, 0)
-    for ids in (other.id, foreign.id):
-        mixed = honest[:2] + ids + honest[18:]
+    for attach_id in (other.ids[0], foreign.ids[0], one.ids[1]):
+        mixed = honest[:2] + attach_id + honest[18:]
         assert door.ended[door.stream(5, mixed)] == Reason.TARGET_REFUSED
 
 

@@ -206,7 +206,7 @@ def _sealed_request(scene: Scene, program: Program) -> None:
 def _attach(scene: Scene, program: Program) -> None:
     request = program.choose(requests())
     path_key = program.choose(request.path_keys)
-    number, next_frame = program.byte(), program.number()
+    number, next_frame = program.byte() % attach.MAX_ATTACHES, program.number()
     data = attach.encode(attach.derive(path_key), number, next_frame)
     _feed(scene, _route(program), data, 0)
 
@@ -290,11 +290,7 @@ STEP = {step.__name__[1:]: number for number, step in enumerate(STEPS)}
 
 def inbox(data: bytes) -> None:
     scene, program = Scene(), Program(data)
-    for _ in range(MAX_STEPS):
-        if not program:
-            break
-        program.choose(STEPS)(scene, program)
-        scene.check()
+    program.run(STEPS, scene, MAX_STEPS)
     for ready in scene.ready:
         scene.apply(scene.inbox.finish(ready.request_id, scene.now_s))
     scene.advance(SETTLED_S + scene.now_s)

@@ -222,7 +222,7 @@ def clove() -> Iterator[bytes]:
 
 def attach() -> Iterator[bytes]:
     raw = bytes(attaches.ATTACH_BYTES)
-    for number, expected in ((0, 0), (3, 1), (9, 10), (20, 4), (20, 3)):
+    for number, expected in ((0, 0), (3, 1), (6, 7), (7, 0), (7, 7)):
         yield bytes((0, number, 0, expected)) + bytes((0, 0, 0, 5)) + bytes((0, 44)) + raw
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Checked(Protocol):
+    def check(self) -> None:
+        """Raises `AssertionError` where something is not as it must be."""
+
+
+S = TypeVar("S", bound=Checked)
 
 
 class Program:
@@ -30,6 +38,14 @@ class Program:
 
     def number(self) -> int:
         return int.from_bytes(self.take(2), "big")
+
+    def run(self, steps: Sequence[Callable[[S, Program], None]], scene: S, most: int) -> None:
+        """Take at most so many of the `steps` with `scene`, which checks itself after each."""
+        for _ in range(most):
+            if not self:
+                return
+            self.choose(steps)(scene, self)
+            scene.check()
 
     def choose(self, among: Sequence[T]) -> T:
         return among[self.byte() % len(among)]

@@ -383,11 +383,7 @@ STEP = {step.__name__[1:]: number for number, step in enumerate(STEPS)}
 
 def relay(data: bytes) -> None:
     scene, program = Scene(), Program(data)
-    for _ in range(MAX_STEPS):
-        if not program:
-            break
-        program.choose(STEPS)(scene, program)
-        scene.check()
+    program.run(STEPS, scene, MAX_STEPS)
     scene.took(scene.relay.shut_down())
     scene.check()
     assert scene.relay.paths == 0

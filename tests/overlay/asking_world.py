@@ -216,11 +216,11 @@ class Client:
         for reply in self.replies.values():
             for slot in reply.cloves:
                 keys = attach.derive(reply.request.path_keys[slot])
-                if keys.id == received.id:
-                    expected = reply.attaches.get(slot, 0)
-                    reply.attaches[slot] = attach.verify(keys, received, expected)
+                if received.id in keys.ids:
+                    verified = attach.verify(keys, received, reply.attaches.get(slot, 0))
+                    reply.attaches[slot] = verified.number + 1
                     reply.streams.pop(slot, None)
-                    return reply, slot, received.next_frame
+                    return reply, slot, verified.next_frame
         return None
 
     def say(self, reply: Reply, parts: Iterable[tuple[int, bytes]]) -> None:

@@ -57,8 +57,9 @@ class Node:
             received, keys = attach.decode(data), attach.derive(PATH_KEYS[slot])
             if slot not in self.cloves:
                 return False
-            self.expected[slot] = attach.verify(keys, received, self.expected[slot])
-            first_frame = received.next_frame
+            verified = attach.verify(keys, received, self.expected[slot])
+            self.expected[slot] = verified.number + 1
+            first_frame = verified.next_frame
         elif slot in self.cloves:
             return False
         self.cloves.add(slot)
@@ -320,6 +321,17 @@ def test_a_clove_that_was_lost_with_its_path_follows_the_refused_attach() -> Non
     assert machine.forward[0].startswith(attach.PREFIX)
     machine.a_clove_arrives(0)
     assert machine.forward[0] == REQUEST.streams[0]
+
+
+def test_a_slot_takes_the_answer_up_so_often_and_no_more() -> None:
+    machine = begun(0, 1, 2, 3)
+    for _ in range(attach.MAX_ATTACHES):
+        machine.asker.slot_lost(0, 0.0)
+        (opened,) = machine.asker.slot_open(0, 0.0)
+        assert isinstance(opened, OpenStream)
+        assert opened.data.startswith(attach.PREFIX)
+    machine.asker.slot_lost(0, 0.0)
+    assert machine.asker.slot_open(0, 0.0) == []
 
 
 def test_a_path_that_falls_far_behind_is_named() -> None:

@@ -326,9 +326,12 @@ def test_an_answer_is_taken_up_so_often_and_no_more() -> None:
     door = Door()
     request = door.request()
     door.deliver(request, [0, 1, 2])
-    for count in range(answering.MAX_ATTACHES + 1):
-        last = door.stream(0, take_up(request, 0, count, 0))
-    assert door.ended[last] == Reason.TARGET_REFUSED
+    attaches = [take_up(request, 0, number, 0) for number in range(attach.MAX_ATTACHES)]
+    taken = [door.stream(0, data) for data in attaches]
+    assert door.counted["attached"] == attach.MAX_ATTACHES
+    assert taken[-1] not in door.ended
+    assert all(door.ended[door.stream(0, data)] == Reason.TARGET_REFUSED for data in attaches)
+    assert len(door.inbox._by_attach) == 2 * attach.MAX_ATTACHES  # of the other two cloves
 
 
 def test_a_polluted_clove_is_named_and_the_answer_is_whole() -> None:

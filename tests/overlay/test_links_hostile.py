@@ -303,20 +303,17 @@ async def closed_by_server(port: int) -> None:
             writer.close()
 
 
-async def test_connections_beyond_a_neighbours_share_are_closed(make_server: MakeServer) -> None:
-    server = make_server(LinkLimits(connections=ConnectionLimits(a_local=3)))
+@pytest.mark.parametrize(
+    "limits",
+    [ConnectionLimits(a_local=3), ConnectionLimits(local_rate=Rate(0.0, 3))],
+    ids=["beyond a share", "too fast"],
+)
+async def test_connections_that_one_may_not_have_are_closed(
+    make_server: MakeServer, limits: ConnectionLimits
+) -> None:
+    server = make_server(LinkLimits(connections=limits))
     before = counted("connection_refused")
     held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
-    await closed_by_server(server.port)
-    assert counted("connection_refused") == before + 1
-    for _, writer in held:
-        writer.close()
-
-
-async def test_connections_that_are_made_too_fast_are_closed(make_server: MakeServer) -> None:
-    server = make_server(LinkLimits(connections=ConnectionLimits(local_rate=Rate(0.0, 2))))
-    before = counted("connection_refused")
-    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
     await closed_by_server(server.port)
     assert counted("connection_refused") == before + 1
     for _, writer in held:

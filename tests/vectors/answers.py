@@ -6,7 +6,7 @@
     cloves       of some n and k: a message, the key and the coefficients that share it, the cloves
     requests     to one model node: every secret, the streams, and the keys that both ends derive
     frames       of an answer over four paths: each with its nonce, key, coefficients and chunks
-    attaches     of a path key: its id and key, and what takes an answer up again
+    attaches     of a path key: its ids and key, and what takes an answer up again
 
 Of k - 1 coefficients of 32 bytes the first belong to x, the next to x^2 and so on; byte j of each
 shares byte j of the key. Bytes that stand for random ones are made as in `tests.vectors.overlay`.
@@ -113,7 +113,7 @@ def _attach(number: int) -> dict[str, Any]:
     keys = attach.derive(path_key)
     return {
         "path_key": path_key.hex(),
-        "id": keys.id.hex(),
+        "ids": [attach_id.hex() for attach_id in keys.ids],
         "key": keys.key.hex(),
         "number": number,
         "next_frame": next_frame,

@@ -149,9 +149,11 @@ def test_the_client_opens_a_frame(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", GOLDEN["attaches"], ids=lambda vector: str(vector["number"]))
 def test_the_model_node_takes_an_attach(vector: dict[str, Any]) -> None:
-    hkdf = HKDF(SHA256(), 48, None, b"planetserve/attach/v2")
-    assert hkdf.derive(raw(vector["path_key"])) == raw(vector["id"]) + raw(vector["key"])
-    named = raw(vector["id"]) + vector["next_frame"].to_bytes(4, "big")
+    hkdf = HKDF(SHA256(), 160, None, b"planetserve/attach/v2")
+    ids = [raw(attach_id) for attach_id in vector["ids"]]
+    assert hkdf.derive(raw(vector["path_key"])) == raw(vector["key"]) + b"".join(ids)
+    number, stream = vector["number"], raw(vector["stream"])
+    assert stream[:18] == bytes(2) + ids[number]
     cipher = ChaCha20Poly1305(raw(vector["key"]))
-    tag = cipher.encrypt(vector["number"].to_bytes(12, "big"), b"", named)
-    assert raw(vector["stream"]) == bytes(2) + named + tag
+    wanted = cipher.decrypt(number.to_bytes(12, "big"), stream[18:], ids[number])
+    assert wanted == vector["next_frame"].to_bytes(4, "big")
