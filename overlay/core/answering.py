@@ -179,6 +179,7 @@ class Answering:
     _kept: deque[_Kept] = field(default_factory=deque)
     _next_number: int = 0
     _accepted_s: float = 0.0
+    _delay_s: float | None = None
     _since_s: float = 0.0
     """Since when it is paused, or lingers."""
     _dummy_s: float | None = None
@@ -241,14 +242,18 @@ class Answering:
         return []
 
     def write(self, data: bytes, now_s: float) -> float | None:
-        """Add to the answer of a request that is ready. With the first token: how many seconds it
-        came after the acceptance."""
+        """Add to the answer of a request that is ready. With what follows the first token: how
+        many seconds that one came after the acceptance. Nothing follows a refusal."""
         assert self.pacing is not None
         before = self.pacing.state
         self.pacing.write(data, now_s)
         if before == pacing.WAITING:
             self._accepted_s = now_s
-        return now_s - self._accepted_s if before == pacing.ACCEPTED else None
+        elif before == pacing.ACCEPTED:
+            self._delay_s = now_s - self._accepted_s
+            return None
+        delay_s, self._delay_s = self._delay_s, None
+        return delay_s
 
     def finish(self, now_s: float) -> None:
         """The answer is whole."""

@@ -33,14 +33,14 @@ class Shape:
             raise ValueError("not the shape of a question that a node answers as a dummy")
 
 
-TYPICAL = (
-    Shape(400, 32),
-    Shape(600, 64),
-    Shape(1_500, 96),
-    Shape(4_000, 128),
-    Shape(12_000, 256),
+TYPICAL = tuple(
+    Shape(payload_bytes, frames)
+    for payload_bytes in (400, 2_000, 8_000, 20_000)
+    for frames in (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 )
-"""Questions of a few sentences up to a few pages, and answers of two to thirteen seconds."""
+"""Questions of a few sentences up to a few pages, each with an answer of each length to which
+answers are padded (`overlay.core.padding`), up to thirteen seconds. What a user asks is not drawn
+from these: who knows a user's habits may tell cover from questions by them."""
 
 
 @dataclass(frozen=True, slots=True)

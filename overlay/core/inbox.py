@@ -24,7 +24,6 @@ the next quarter of an hour: under fresh nonces, for the asker's keys, at the pr
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -149,8 +148,10 @@ class Inbox:
     _attached: dict[Route, _Owner] = field(default_factory=dict)
     _by_backward: dict[Route, Route] = field(default_factory=dict)
     _by_attach: dict[bytes, _Owner] = field(default_factory=dict)
-    _delays_s: deque[float] = field(default_factory=lambda: deque(maxlen=DELAYS_KEPT))
-    """From acceptance to first token, of the last questions."""
+    _delays_s: dict[Neighbour, float] = field(default_factory=dict)
+    """From acceptance to first token, of the last question that each of the last neighbours
+    brought and the engine answered: whoever asks much says no more than others of how long it
+    takes."""
     _notes: list[InboxEffect] = field(default_factory=list)
     """What opening a request has for effects, beside those of its `Answering`."""
     _buffered_bytes: int = 0
@@ -214,7 +215,11 @@ class Inbox:
             return []
         delay_s = answer.write(data, now_s)
         if delay_s is not None:
-            self._delays_s.append(delay_s)
+            neighbour = self._known[request_id].neighbour
+            self._delays_s.pop(neighbour, None)
+            self._delays_s[neighbour] = delay_s
+            if len(self._delays_s) > DELAYS_KEPT:
+                del self._delays_s[next(iter(self._delays_s))]
         return self._settle(answer, [])
 
     def finish(self, request_id: bytes, now_s: float) -> list[InboxEffect]:
@@ -432,7 +437,8 @@ class Inbox:
     def _dummy_delay_s(self) -> float:
         if not self._delays_s:
             return DUMMY_DELAY_S
-        return self._delays_s[int.from_bytes(self.entropy(4), "big") % len(self._delays_s)]
+        delays_s = list(self._delays_s.values())
+        return delays_s[int.from_bytes(self.entropy(4), "big") % len(delays_s)]
 
 
 def _drop(table: dict[_Key, _Entry], key: _Key, own: _Entry) -> None:

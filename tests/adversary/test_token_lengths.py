@@ -19,16 +19,15 @@ from statistics import fmean, pstdev
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from overlay.core.frames import max_data_bytes
 from overlay.core.pacing import Pacing
 from overlay.core.padding import answer_frames
+from tests.adversary.classify import Examples, by_neighbours, by_regression
 from tests.overlay.door import Door, K
 
 TRAINED, TESTED = 400, 800
 """Answers of each topic."""
-NEIGHBOURS = 15
 ACCEPTED_S = 0.001
 
 
@@ -54,8 +53,6 @@ Token = tuple[float, bytes]
 Trace = list[tuple[float, int]]
 """When something arrived at a last relay, and its size."""
 Send = Callable[[Sequence[Token]], Trace]
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 def tokens(topic: Topic, rng: Random) -> list[Token]:
@@ -107,15 +104,6 @@ def features(trace: Trace) -> list[float]:
     ]
 
 
-@dataclass(frozen=True)
-class Examples:
-    """A row of features, the step and the topic of each answer."""
-
-    features: Floats
-    steps: list[int]
-    topics: Integers
-
-
 @lru_cache(maxsize=4)
 def answers(topics: tuple[Topic, ...], count: int, seed: int) -> list[list[Token]]:
     """`count` answers of each topic."""
@@ -133,37 +121,6 @@ def examples(topics: tuple[Topic, ...], send: Send, count: int, seed: int) -> Ex
     rows = [features(send(answer)) for answer in answers(topics, count, seed)]
     labels = np.repeat(np.arange(len(topics)), count)
     return Examples(np.array(rows), steps(topics, count, seed), labels)
-
-
-def scaled(values: Floats, by: Floats) -> Floats:
-    """What differs by less than a microsecond is rounding, and nothing that a relay sees."""
-    spread = by.std(axis=0)
-    return np.where(spread > 1e-6, (values - by.mean(axis=0)) / np.maximum(spread, 1e-6), 0.0)
-
-
-def by_neighbours(trained: Examples, tested: Examples) -> float:
-    """The share that the topic of most of the `NEIGHBOURS` nearest is right about."""
-    known, asked = (scaled(item.features, trained.features) for item in (trained, tested))
-    right = 0
-    for row, topic in zip(asked, tested.topics, strict=True):
-        near = np.argsort(((known - row) ** 2).sum(axis=1), kind="stable")[:NEIGHBOURS]
-        right += int(np.bincount(trained.topics[near]).argmax() == topic)
-    return right / len(tested.topics)
-
-
-def by_regression(trained: Examples, tested: Examples) -> float:
-    """The same of a multinomial logistic regression."""
-    known, asked = (
-        np.hstack([scaled(item.features, trained.features), np.ones((len(item.topics), 1))])
-        for item in (trained, tested)
-    )
-    target = np.eye(int(trained.topics.max()) + 1)[trained.topics]
-    weights = np.zeros((known.shape[1], target.shape[1]))
-    for _ in range(500):
-        scores = np.exp(known @ weights - (known @ weights).max(axis=1, keepdims=True))
-        guess = scores / scores.sum(axis=1, keepdims=True)
-        weights += 0.5 * known.T @ (target - guess) / len(known)
-    return float(((asked @ weights).argmax(axis=1) == tested.topics).mean())
 
 
 def by_step(trained: Examples, tested: Examples) -> float:

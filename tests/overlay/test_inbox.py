@@ -397,11 +397,34 @@ def test_a_dummy_is_answered_without_the_engine_as_late_as_a_question() -> None:
     door.write(b"accepted")
     door.advance(0.7)
     door.write(b"token")
+    door.write(b"another")
+    refuse(door)
     late = running(door, door.request(b"", DUMMY, 20), [0, 1, 2])
     began_s = door.now_s
     door.advance(1.0)
     times = [at_s - began_s for at_s, route in door.times if route == late[0]]
     assert times[:2] == pytest.approx([0.0, 0.7])
+
+
+def refuse(door: Door) -> None:
+    """A question that no engine answers says nothing of how long engines take."""
+    door.deliver(door.request(n=1, k=1), [0])
+    door.write(b"accepted")
+    door.write(b"refused")
+    door.finish()
+
+
+def test_one_neighbour_has_one_say_in_how_late_dummies_are() -> None:
+    door = Door()
+    for relay, delay_s in ((1, 0.7), *((0, 0.01),) * 100):
+        door.stream(relay, door.request(n=1, k=1).streams[0])
+        door.write(b"accepted")
+        door.advance(delay_s)
+        door.write(b"token")
+        door.write(b"another")
+        door.finish()
+        door.advance(1.0)
+    assert sorted(door.inbox._delays_s.values()) == pytest.approx([0.01, 0.7])
 
 
 def test_a_chunk_after_the_clove_ends_the_stream() -> None:

@@ -1,0 +1,112 @@
+"""Telling dummy questions from real ones, at a last relay that carries them.
+
+It sees how many cells the question has, when the frames of the answer come, and how many. Where
+questions are as long as dummies are, a classifier does no better than a coin. What a user really
+asks may be of another length, which nothing hides.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+from statistics import fmean, pstdev
+
+import numpy as np
+import pytest
+
+from overlay.core.cover import TYPICAL, Shape
+from overlay.core.pacing import BEAT_S
+from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
+from overlay.core.request import DUMMY, QUESTION
+from tests.adversary.classify import Examples, by_neighbours, by_regression
+from tests.overlay.door import PERIOD, Door, cut
+
+EACH = 200
+SHORT = tuple(shape for shape in TYPICAL if shape.frames <= 32)
+"""Long answers take the test's time and have the same beginning."""
+
+
+def new_door() -> Door:
+    return Door(replay=ReplayFilter(bytes(SECRET_BYTES), PERIOD, 1 << 18))
+
+
+def rng_shape(number: int) -> Shape:
+    return SHORT[number % len(SHORT)]
+
+
+def seen(door: Door, shape: Shape, kind: int, rng: Random) -> list[float]:
+    """Ask, let the engine answer if it is asked, and tell what one of the last relays sees."""
+    request = door.request(rng.randbytes(shape.payload_bytes), kind, shape.frames)
+    if kind == QUESTION:
+        request = door.request(rng.randbytes(shape.payload_bytes))
+    begun_s = door.now_s
+    relays = rng.sample(range(50), 4)
+    routes = [door.stream(r, data) for r, data in zip(relays, request.streams, strict=True)]
+    if kind == QUESTION:
+        door.write(b"accepted")
+        door.advance(rng.gammavariate(4.0, 0.1))
+        # The first frame, END and LAST are beside those that the words fill.
+        ends_s = door.now_s + BEAT_S * (shape.frames - 3.5)
+        while door.now_s < ends_s:
+            door.write(rng.randbytes(rng.randrange(1, 12)))
+            door.advance(rng.gammavariate(3.0, 0.012))
+        door.finish()
+    door.advance(begun_s + 5.0 - door.now_s)
+    times = [at_s - begun_s for at_s, route in door.times if route == routes[0]]
+    door.times.clear()
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    cells = float(len(cut(request.streams[0])))
+    return [
+        cells,
+        times[0],
+        gaps[0],
+        float(len(times)),
+        times[-1],
+        fmean(gaps[1:]),
+        pstdev(gaps[1:]),
+    ]
+
+
+def examples(door: Door, seed: int) -> Examples:
+    """As many dummies as questions, in turn, of the same shapes."""
+    rng = Random(seed)
+    kinds = [number % 2 for number in range(2 * EACH)]
+    rows = [seen(door, rng.choice(SHORT), (QUESTION, DUMMY)[kind], rng) for kind in kinds]
+    return Examples(np.array(rows), [0] * len(rows), np.array(kinds))
+
+
+def refused(door: Door) -> None:
+    """Somebody asks what no engine answers, again and again."""
+    for _ in range(64):
+        route = door.stream(99, door.request(n=1, k=1).streams[0])
+        door.write(b"accepted")
+        door.write(b"failed")
+        door.finish()
+        door.advance(2.0)
+        door.end(route)
+    door.times.clear()
+
+
+def best(door: Door) -> float:
+    trained, tested = examples(door, 1), examples(door, 2)
+    return max(by_neighbours(trained, tested), by_regression(trained, tested))
+
+
+@pytest.mark.parametrize("attacked", [False, True])
+def test_a_dummy_is_not_told_from_a_question(attacked: bool) -> None:
+    """400 are tested: the standard error of a coin is .025, and the better of two classifiers may
+    stray by three of them. Whoever asks much in vain changes nothing."""
+    door = new_door()
+    for number in range(60):  # the node has answered questions before
+        seen(door, rng_shape(number), QUESTION, Random(number))
+    if attacked:
+        refused(door)
+    found = best(door)
+    print(f"dummies told from questions: {found:.3f}; coin 0.5")
+    assert found < 0.575
+
+
+def test_a_dummy_that_is_answered_at_once_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = new_door()
+    monkeypatch.setattr(type(door.inbox), "_dummy_delay_s", lambda inbox: 0.0)
+    assert best(door) > 0.95
