@@ -11,7 +11,7 @@ from planetserve.transactions import PROPOSE, VOTE, propose, vote
 from tests.network.validators import person, run, running_chain
 
 VOTING_BLOCKS = 8
-NOTICE_BLOCKS = 12
+NOTICE_BLOCKS = 30
 
 
 async def test_all_stop_before_rules_that_they_do_not_have(tmp_path: Path) -> None:
