@@ -26,8 +26,9 @@ from overlay.replay_log import mark_new
 from planetserve.keys import Identity
 
 REFRESH_S = 0.1
-UNLIMITED = RelayLimits(max_paths_a_node=16_384, setups_per_s=1e6)
-"""Thousands of paths are built at once, by one neighbour: quotas and puzzles are not measured."""
+UNLIMITED = RelayLimits(max_paths=32_768, max_paths_a_node=16_384, setups_per_s=1e6)
+"""Thousands of paths are built at once, by one neighbour: quotas and puzzles are not measured,
+and a table less than half full sets none."""
 
 
 def server_options(socket: zmq.Socket[bytes], identity: Identity) -> None:

@@ -20,7 +20,7 @@ from overlay.channel import BURST, Turns, readable
 from overlay.core.connections import Connection, ConnectionLimits, Connections, Granted, Intake
 from overlay.core.effects import Neighbour, Peer
 from overlay.core.wire import FRAME_BYTES
-from overlay.doorkeeper import DOMAIN, Doorkeeper, NodeOfKey, decode_granted, stranger
+from overlay.doorkeeper import DOMAIN, Doorkeeper, NodeOfKey, as_named, decode_granted, stranger
 from overlay.link_sockets import (
     MORE_NOW,
     NOW,
@@ -212,7 +212,7 @@ class Door:
     def _newcomer(self, name: bytes, part: zmq.Frame) -> Came | None:
         self._monitor.drain()  # that the connection was accepted has been said by now
         descriptor = int(part.get(zmq.SRCFD))
-        granted = decode_granted(str(part.get("User-Id")))
+        granted = as_named(decode_granted(str(part.get("User-Id"))), name)
         connection = self._connections.spoke(descriptor, name, granted)
         if connection is None:
             count("late_frame")

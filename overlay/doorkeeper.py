@@ -6,6 +6,10 @@ side may ask for: nobody can take the name of a neighbour that has just left. Ze
 the answer's metadata, unless the answer is there before ZeroMQ has read the other side's; hence
 the answer waits a little, and what was granted stands in the connection's User-Id as well, where
 only an answer can put it, so that a name that was not granted is recognised.
+
+On a busy machine ZeroMQ's thread may stand still for as long as the answer waits. Then a name that
+the other side asked for is refused, but who asked for none has one that ZeroMQ made, which nobody
+else can know and which is as good as ours.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import zmq
@@ -24,6 +29,8 @@ from overlay.core.effects import Entropy, Neighbour
 DOMAIN = b"planetserve-overlay"
 NAME_BYTES = 16
 ANSWER_DELAY_S = 0.001
+_ZMQ_NAME_BYTES = 5
+"""A zero and a number that begins at random; other names do not begin with a zero."""
 
 NodeOfKey: TypeAlias = Callable[[bytes], bytes | None]
 """The id of the node that has this transport key on the ledger, None if there is none."""
@@ -119,6 +126,14 @@ def decode_granted(text: str) -> Granted:
         Neighbour(is_node == "1", bytes.fromhex(neighbour), is_local == "1"),
         bytes.fromhex(name),
     )
+
+
+def as_named(granted: Granted, name: bytes) -> Granted:
+    """What was granted, under the name that ZeroMQ made in place of the granted one, if `name` is
+    one of those."""
+    if len(name) == _ZMQ_NAME_BYTES and name[0] == 0:
+        return replace(granted, name=name)
+    return granted
 
 
 def _property(name: bytes, value: bytes) -> bytes:

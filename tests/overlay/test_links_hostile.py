@@ -132,6 +132,20 @@ async def test_a_name_that_was_not_granted_is_hung_up(
     assert counted("refused_frame") == before + 1
 
 
+async def test_who_asks_for_no_name_is_linked_also_when_the_answer_comes_early(
+    make_server: MakeServer, outsider: MakeOutsider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorkeeper, "_property", lambda name, value: b"")
+    server = make_server()
+    someone = outsider(server.address)
+    came = await server.first_from(someone.connect())
+    assert server.links.send(came, frame(2))
+    assert await someone.recv() == frame(2)
+    someone.close()
+    await server.until(lambda: bool(server.gone))
+    assert server.gone == [came]
+
+
 async def test_messages_that_are_no_frames_are_counted_and_the_rest_goes_on(
     make_server: MakeServer, outsider: MakeOutsider
 ) -> None:
