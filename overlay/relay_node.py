@@ -131,10 +131,11 @@ class RelayNode:
         if self._beside is not None and self._beside.knows(peer, frame):
             self._beside.frame_arrived(peer, frame)
             return
-        effects = self._core.frame_arrived(peer, frame, time.monotonic())
-        if type(effects) is tuple and self.links.send(*effects[0]):
-            return  # a cell passed on, which most frames are
-        self._carry_out(effects)
+        outcome = self._core.arrived(peer, frame, time.monotonic())
+        if not isinstance(outcome, tuple):
+            self._carry_out(outcome)
+        elif not self.links.send(*outcome):
+            self._carry_out(self._core.peer_gone(outcome[0]))
 
     def _stream_sent(self, peer: Peer, link_id: bytes, frames: int) -> None:
         effects = self._core.sent(peer, link_id, frames)

@@ -35,6 +35,10 @@ class Send(NamedTuple):
     frame: bytes
 
 
+Passed: TypeAlias = tuple[Peer, bytes]
+"""As a `Send`, which takes as long to make as all lookups of a cell."""
+
+
 class Tell(Send):
     """A frame for a neighbour that holds no path by it, as a refusal is: it is dropped when the
     neighbour has much to read already, so that nobody fills queues by what is refused."""

@@ -93,11 +93,13 @@ def peel(key: bytes, counter: int, body: bytes) -> bytes:
     return peel_with(ChaCha20Poly1305(key), counter, body)
 
 
-def peel_with(aead: ChaCha20Poly1305, counter: int, body: bytes) -> bytes:
-    """`peel` with the key's cipher; to make one takes as long as to use it."""
-    if len(body) != BODY_BYTES:
+def peel_with(aead: ChaCha20Poly1305, counter: int, frame: bytes, start: int = 0) -> bytes:
+    """`peel` with the key's cipher; to make one takes as long as to use it. The body begins at
+    `start` of `frame`."""
+    if len(frame) - start != BODY_BYTES:
         raise CellError("a cell's body has the wrong size")
-    sealed = b"".join((body[TAG_BYTES:], _GROWN, body[:TAG_BYTES]))
+    end = start + TAG_BYTES
+    sealed = b"".join((frame[end:], _GROWN, frame[start:end]))
     try:
         return aead.decrypt(_nonce(counter), sealed, None)
     except InvalidTag as error:

@@ -18,7 +18,6 @@ the ledger lists the next hop                     CLOSE, UNKNOWN_NEXT with the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -29,6 +28,7 @@ from overlay.core.effects import (
     Effect,
     Entropy,
     Neighbour,
+    Passed,
     Peer,
     Purge,
     Remember,
@@ -113,6 +113,10 @@ class Role(IntEnum):
     TARGET = 2
 
 
+# Members of an enumeration are slow to look up.
+_OUT, _BACK, _ = Role
+
+
 class Entry(NamedTuple):
     path: RelayPath
     role: Role
@@ -168,8 +172,14 @@ class Relay:
     def paths(self) -> int:
         return len(self._paths)
 
-    def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> Iterable[Effect]:
+    def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> list[Effect]:
         """A frame from `peer`; anything may be in it, nothing raises."""
+        outcome = self.arrived(peer, frame, now_s)
+        return [Send(*outcome)] if isinstance(outcome, tuple) else outcome
+
+    def arrived(self, peer: Peer, frame: bytes, now_s: float) -> Passed | list[Effect]:
+        """As `frame_arrived`, but for a cell that is only passed on, as most frames are, to whom
+        and what, without a `Send` around it."""
         if len(frame) != FRAME_BYTES:
             return [Count("frame_malformed")]
         table = self._links.get(peer)
@@ -181,14 +191,14 @@ class Relay:
         path, role, _ = entry
         try:
             if frame[ID_BYTES] == CELL:
-                if role == Role.BACK:
+                if role is _BACK:
                     self.cells += 1
-                    return (path.back(frame),)
-                if role == Role.OUT:
+                    return path.previous, path.back(frame)
+                if role is _OUT:
                     self.cells += 1
                     path.heard_s = now_s
                     if path.following is not None:
-                        return (path.onward(path.following, frame),)
+                        return path.following, path.onward(frame)
                     return self._from_owner(path, frame, now_s)
             return self._rarely(entry, frame)
         except CellError:
@@ -351,13 +361,13 @@ class Relay:
         self._shares.add(neighbour, path)
         return [Count("path_built"), begun]
 
-    def _from_owner(self, path: RelayPath, frame: bytes, now_s: float) -> Iterable[Effect]:
+    def _from_owner(self, path: RelayPath, frame: bytes, now_s: float) -> Passed | list[Effect]:
         assert path.exit is not None
-        plain = path.peeled(frame)[:PAYLOAD_BYTES]
+        plain = path.peeled(frame)
         passed_on = path.exit.passed_on(plain)
         if passed_on is not None:
-            return (passed_on,)
-        payload = decode_payload(plain)
+            return passed_on
+        payload = decode_payload(plain[:PAYLOAD_BYTES])
         known = payload.command == payloads.OPEN and self._surroundings.knows(
             payload.data[:NODE_ID_BYTES]
         )

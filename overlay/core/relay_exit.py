@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from overlay.core import payload as payloads
 from overlay.core.credit import CreditMeter, CreditWindow
-from overlay.core.effects import Entropy, Peer, Send
+from overlay.core.effects import Entropy, Passed, Peer, Send
 from overlay.core.layer import PAYLOAD_BYTES
 from overlay.core.payload import Payload
 from overlay.core.quotas import PINGS, TokenBucket
@@ -79,10 +79,10 @@ class Stream:
     def __post_init__(self) -> None:
         self._head = self.link_id + bytes((STREAM,))
 
-    def pass_on(self, length_and_chunk: bytes) -> Send:
+    def pass_on(self, length_and_chunk: bytes) -> Passed:
         """A chunk on its way, as it stands in the payload: `length 2 | chunk | zeros`."""
         self.unsent += 1
-        return Send(self.target, self._head + length_and_chunk + _FREE)
+        return self.target, b"".join((self._head, length_and_chunk, _FREE))
 
     def end(self, reason: Reason = Reason.NONE) -> Send:
         body = Report(reason).close_body()
@@ -149,17 +149,18 @@ class Exit:
                 raise CellError("the owner of a path sent what only relays send")
         return outcome
 
-    def passed_on(self, plain: bytes) -> Send | None:
+    def passed_on(self, plain: bytes) -> Passed | None:
         """What `from_owner` does with the DATA of an open stream, without a detour, since most
-        cells are that; None for all else. Raises `CellError` for a cell without credit."""
+        cells are that; None for all else. `plain` begins with the payload. Raises `CellError` for
+        a cell without credit."""
         if plain[0] != payloads.DATA:
             return None
         stream = self.streams.get(int.from_bytes(plain[1:3], "big"))
         end = payloads.HEADER_BYTES + int.from_bytes(plain[3 : payloads.HEADER_BYTES], "big")
-        if stream is None or end > len(plain) or any(plain[end:]):
+        if stream is None or end > PAYLOAD_BYTES or any(plain[end:PAYLOAD_BYTES]):
             return None
         self._meter.arrived()
-        return stream.pass_on(plain[3:])
+        return stream.pass_on(plain[3:PAYLOAD_BYTES])
 
     def from_target(self, number: int, chunk: bytes) -> list[Payload]:
         """A chunk from the model node of an open stream. Raises `CellError` when the path is to

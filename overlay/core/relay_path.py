@@ -119,21 +119,21 @@ class RelayPath:
         """The body of a CELL from the previous hop, a layer less. Raises `CellError`."""
         if self._forward is None:
             self._forward = ChaCha20Poly1305(self.keys.forward)
-        body = peel_with(self._forward, self.forward_count, frame[HEADER_BYTES:])
+        body = peel_with(self._forward, self.forward_count, frame, HEADER_BYTES)
         self.forward_count += 1
         return body
 
-    def onward(self, following: Peer, frame: bytes) -> Send:
-        """A CELL from the previous hop goes on to `following`. Raises `CellError`."""
-        return Send(following, self._outwards + self.peeled(frame))
+    def onward(self, frame: bytes) -> bytes:
+        """What the following hop gets for a CELL from the previous one. Raises `CellError`."""
+        return self._outwards + self.peeled(frame)
 
-    def back(self, frame: bytes) -> Send:
-        """A CELL from the following hop. Raises `CellError`."""
+    def back(self, frame: bytes) -> bytes:
+        """What the previous hop gets for a CELL from the following one. Raises `CellError`."""
         if self._backward is None:
             self._backward = ChaCha20Poly1305(self.keys.backward)
         body = seal_back_with(self._backward, self.backward_count, frame[HEADER_BYTES:])
         self.backward_count += 1
-        return Send(self.previous, self._inwards + body)
+        return self._inwards + body
 
     def say(self, payload: Payload) -> Send:
         """A cell of this relay's own to the path's owner. Raises `CellError`."""

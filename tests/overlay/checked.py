@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from unittest.mock import patch
 
@@ -54,10 +54,10 @@ class CheckedExit(Exit):
 
 
 class CheckedRelay(Relay):
-    def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> Iterable[Effect]:
+    def frame_arrived(self, peer: Peer, frame: bytes, now_s: float) -> list[Effect]:
         kind = frame[ID_BYTES] if len(frame) > ID_BYTES else None
         with self._checked(kind if kind in KINDS else None):
-            return list(super().frame_arrived(peer, frame, now_s))
+            return super().frame_arrived(peer, frame, now_s)
 
     def remembered(self) -> list[Effect]:
         with self._checked(SETUP):

@@ -279,8 +279,8 @@ async def test_no_relay_decrypts_anything_of_the_question(
     seen: list[bytes] = []
     original = layer.peel_with
 
-    def recording(aead: ChaCha20Poly1305, counter: int, body: bytes) -> bytes:
-        plaintext = original(aead, counter, body)
+    def recording(aead: ChaCha20Poly1305, counter: int, frame: bytes, start: int) -> bytes:
+        plaintext = original(aead, counter, frame, start)
         seen.append(plaintext)
         return plaintext
 
