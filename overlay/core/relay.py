@@ -42,7 +42,7 @@ from overlay.core.quotas import NODE_SETUPS, STRANGER_SETUPS, Buckets, Rate, Sha
 from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.relay_exit import BACKWARD_WINDOW, FORWARD_WINDOW, Exit, Outcome
 from overlay.core.relay_path import RelayPath
-from overlay.core.replay_filter import ENTRY_BYTES, ReplayFilter
+from overlay.core.replay_filter import ENTRY_BYTES, SECRET_BYTES, ReplayFilter
 from overlay.core.setup import (
     OnionSecrets,
     OpenedSetup,
@@ -164,7 +164,9 @@ class Relay:
         """Paths by the link to the previous hop and their id on it backwards."""
         self._shares: Shares[Neighbour, RelayPath] = Shares(self.limits.max_paths)
         self._rates: Buckets[Neighbour] = Buckets()
-        self._puzzle = PuzzleGate(self.limits.setups_per_s, entropy(SEED_BYTES))
+        self._puzzle = PuzzleGate(
+            self.limits.setups_per_s, entropy(SEED_BYTES), entropy(SECRET_BYTES)
+        )
         self._scanned_s = 0.0
         self._taken: Taken | None = None
 

@@ -24,10 +24,10 @@ from overlay.core.reasons import Reason, Report
 from overlay.core.relay import RelayLimits
 from overlay.core.relay_exit import FORWARD_WINDOW, MAX_STREAMS
 from overlay.core.setup import PUZZLE_NONCE_BYTES, OnionSecrets, period_of
-from overlay.core.wire import BODY_BYTES, CLOSE, FRAME_BYTES, encode_frame
+from overlay.core.wire import BODY_BYTES, CLOSE, FRAME_BYTES, SETUP, encode_frame
 from tests.adversary.watching import hops
 from tests.overlay.checked import CheckedRelay
-from tests.overlay.world import OWNER, TARGET, Owned, World, node_id, pad
+from tests.overlay.world import OWNER, TARGET, Carried, Owned, World, node_id, pad
 
 SMALL = RelayLimits(max_paths=60, max_paths_a_node=60, max_paths_a_stranger=20, setups_per_s=40.0)
 RELAY = node_id(1)
@@ -84,11 +84,28 @@ def test_a_flood_that_comes_and_goes_is_asked_for_puzzles() -> None:
         difficulties.append(member.core._puzzle.difficulty)
     assert opened[0] == 201
     assert max(opened[6:]) <= SMALL.setups_per_s
-    assert difficulties[-1] >= 3
+    assert max(difficulties) >= 3
+    assert difficulties[-1] >= 2  # by then the strangers are short of set-ups, too
     assert world.open_paths() == [0]
     for _ in range(20):  # it is over: the puzzle becomes easy again
         world.tick(1.0)
     assert member.core._puzzle.difficulty == 0
+
+
+def test_one_solution_lets_one_set_up_through_whatever_follows_it() -> None:
+    world = World(relays=1, limits=SMALL, relay=CheckedRelay)
+    member = world.members[RELAY]
+    puzzle, ephemeral = member.core._puzzle, b"e" * 32
+    puzzle.difficulty = 8
+    nonce = solve_puzzle(puzzle.seed, ephemeral, 8, 0, 1 << 16)
+    assert nonce is not None
+    head = ephemeral + nonce.to_bytes(PUZZLE_NONCE_BYTES, "big")
+    for number in range(20):
+        body = head + world.entropy(BODY_BYTES - len(head))
+        frame = encode_frame(b"id %05d" % number, SETUP, body)
+        world.deliver(Carried(b"stranger %d" % number, RELAY, frame))
+    assert member.counts["setup_not_opened"] == 1
+    assert member.counts["setup_over_quota"] == 19
 
 
 def test_a_full_table_makes_room_for_whoever_has_least() -> None:

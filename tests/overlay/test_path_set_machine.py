@@ -195,7 +195,7 @@ def test_a_puzzle_is_solved_once_a_hop_and_up_to_a_difficulty() -> None:
 
 
 def test_the_hardest_puzzle_of_a_relay_is_one_that_a_client_solves() -> None:
-    gate = PuzzleGate(1.0, bytes(16))
+    gate = PuzzleGate(1.0, bytes(16), bytes(16))
     for second in range(100):
         difficulty, gate.difficulty = gate.difficulty, 0
         assert all(gate.admit(bytes(32), bytes(8)) for _ in range(50))
