@@ -7,6 +7,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -146,11 +147,12 @@ class LedgerClient:
         if known is not None:
             proven = await self.read()
             if proven.roots["routes"] == known.hash:
-                self._routes = RouteSet(proven.height, known.hash, known.nodes)
+                self._routes = replace(known, height=proven.height, time_ns=proven.header.time_ns)
                 return self._routes
         proven = await self.read(stores=("routes",))
         records = proven.stores["routes"].values()
-        self._routes = route_set(proven.height, proven.roots["routes"], records)
+        root, time_ns = proven.roots["routes"], proven.header.time_ns
+        self._routes = route_set(proven.height, root, records, time_ns)
         return self._routes
 
     async def waiting(self) -> tuple[NodeRecord, ...]:

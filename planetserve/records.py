@@ -194,11 +194,13 @@ def _verifier(record: Mapping[str, Any]) -> VerifierRecord:
 @dataclass(frozen=True, slots=True)
 class RouteSet:
     """Every node of the ledger at one height. Readers take it whole, so that what they read
-    says nothing about whom they mean to use."""
+    says nothing about whom they mean to use. `time_ns` is that of the header that proves it, since
+    the Unix epoch; 0 where it is not known."""
 
     height: int
     hash: bytes
     nodes: tuple[NodeRecord, ...]
+    time_ns: int = 0
 
     def relays(self) -> list[NodeRecord]:
         return [node for node in self.nodes if node.routable("relay")]
@@ -214,8 +216,10 @@ class RouteSet:
         return next((node for node in self.nodes if node.id == identifier), None)
 
 
-def route_set(height: int, root: bytes, records: Iterable[Mapping[str, Any]]) -> RouteSet:
+def route_set(
+    height: int, root: bytes, records: Iterable[Mapping[str, Any]], time_ns: int = 0
+) -> RouteSet:
     """Build the route set from the `routes` store at a height; its hash is the store's root, so
     it stays the same while nothing changes."""
     nodes = tuple(sorted((NodeRecord.from_wire(item) for item in records), key=lambda n: n.id))
-    return RouteSet(height, root, nodes)
+    return RouteSet(height, root, nodes, time_ns)

@@ -7,14 +7,16 @@ and keeps to them (Tor's proposal 271). They stand in a list; the first n usable
   is usable has its place on another path of the set already.
 - A guard's life is drawn from 60-120 days at its first use. It leaves the list when that is over,
   when it was unused for 120 days, or when it is 7 days out of the route set.
+- At most two leave in a week, whatever the reasons, those that are longest overdue first: a look
+  under a clock that is months ahead costs two guards, not all.
 - One that cannot be connected to, or says that it has no room, is passed over and tried again
   after 1, 5, 30, 180 minutes. Where fewer than n are left, those that wait are tried all the same,
   the soonest first.
 - Bias: of a guard's paths, and of their uses, attempts and successes are counted (halved at 200),
   each path once, at its end (`overlay.core.path_set`), unless it ended unused by our will. One with
   at least 20 attempts whose share of successes is less than half of what the other guards have in
-  the median is dropped, the worst first and at most two in a week: who fails everything cannot walk
-  a client through the network until it meets a friend. The others are the measure because loaded
+  the median is dropped, the worst first: who fails everything cannot walk a client through the
+  network, at two in a week, until it meets a friend. The others are the measure because loaded
   relays fail the paths of all guards alike; where they fail many, more attempts are awaited, so
   that half is three standard deviations away. The median, since others may be of the same party.
 - Blame: a failure that a hop behind the guard reported keeps that hop, and the one that it
@@ -96,8 +98,8 @@ class Shun:
 
 @dataclass(frozen=True, slots=True)
 class GuardList:
-    """`dropped_days` are the days on which guards were dropped for bias, of the last week;
-    `exhausted` says that more would have been."""
+    """`dropped_days` are the days on which guards left the list, of the last week; `exhausted` says
+    that more would have been dropped for bias."""
 
     guards: tuple[Guard, ...] = ()
     dropped_days: tuple[int, ...] = ()
@@ -137,9 +139,12 @@ def maintained(
 ) -> GuardList:
     """The list after a look at the route set's `relays` at `height`, on `day`."""
     by_id: dict[bytes, NodeRecord] = {relay.id: relay for relay in relays}
-    kept = [_seen(guard, guard.node in by_id, day) for guard in guards.guards]
-    kept = [guard for guard in kept if not _over(guard, day)]
-    guards = _judged(replace(guards, guards=tuple(kept)), day)
+    seen = tuple(_seen(guard, guard.node in by_id, day) for guard in guards.guards)
+    # A day that is still to come was written under a clock that was ahead.
+    days = (min(dropped, day) for dropped in guards.dropped_days)
+    recent = tuple(dropped for dropped in days if day - dropped < DROP_PERIOD_DAYS)
+    guards = _judged(replace(guards, guards=seen, dropped_days=recent), day)
+    guards = _without_overdue(guards, day)
     listed = list(guards.guards)
     candidates = _candidates(guards, relays, height, rules)
     usable = sum(_usable(guard, now_s) for guard in listed)
@@ -265,16 +270,27 @@ def _seen(guard: Guard, present: bool, day: int) -> Guard:
     return guard if guard.missing_since_day is not None else replace(guard, missing_since_day=day)
 
 
-def _over(guard: Guard, day: int) -> bool:
+def _leaves_day(guard: Guard) -> int:
     ends_day = guard.added_day + MAX_LIFE_DAYS if guard.ends_day is None else guard.ends_day
-    since_day = guard.missing_since_day
-    return day >= ends_day or (since_day is not None and day - since_day >= MAX_MISSING_DAYS)
+    if guard.missing_since_day is None:
+        return ends_day
+    return min(ends_day, guard.missing_since_day + MAX_MISSING_DAYS)
+
+
+def _without_overdue(guards: GuardList, day: int) -> GuardList:
+    """Without the guards whose time is over, as far as the week allows."""
+    overdue = sorted((g for g in guards.guards if _leaves_day(g) <= day), key=_leaves_day)
+    gone = overdue[: max(MAX_DROPS - len(guards.dropped_days), 0)]
+    return replace(
+        guards,
+        guards=tuple(guard for guard in guards.guards if guard not in gone),
+        dropped_days=(*guards.dropped_days, *(day for _ in gone)),
+    )
 
 
 def _judged(guards: GuardList, day: int) -> GuardList:
     """Without the biased guards, as far as the week allows."""
-    days = tuple(dropped for dropped in guards.dropped_days if day - dropped < DROP_PERIOD_DAYS)
-    listed = guards.guards
+    days, listed = guards.dropped_days, guards.guards
     while True:
         rates = {guard.node: _bias(guard, listed) for guard in listed}
         biased = [guard for guard in listed if rates[guard.node] is not None]

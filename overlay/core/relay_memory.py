@@ -29,7 +29,7 @@ from overlay.core.choice import Hops, Rules, SetUse, choose_set_hops
 from overlay.core.diagnosis import Diagnosis, Refusal, RouteView, cause, reported, unanswered
 from overlay.core.draw import Draw
 from overlay.core.guards import GuardList, GuardRules
-from overlay.core.path_driver_effects import Moment
+from overlay.core.path_driver_effects import DAY_S, Moment
 from overlay.core.reasons import Report
 from planetserve.records import NodeRecord, RouteSet
 
@@ -53,6 +53,7 @@ class RelayMemory:
         self._diagnosis = Diagnosis()
         self._unusable: set[tuple[bytes, bytes]] = set()
         self._day = 0
+        self._routes_day = 0
         self._stale = True
 
     def remember(self, guard_list: GuardList, build_times: BuildTimes) -> None:
@@ -69,20 +70,27 @@ class RelayMemory:
             ]
             self._stale = True
         self.view = RouteView(routes.height, routes.hash)
+        self._routes_day = routes.time_ns // (DAY_S * 1_000_000_000)
+
+    def _today(self, at: Moment) -> int:
+        """The day of the newest verified header: guards do not go by this machine's clock, which
+        others may set."""
+        return self._routes_day or at.day
 
     def choose(self, used: SetUse, at: Moment) -> Hops | None:
         """Hops for one path; None when there are not enough relays."""
-        if self._stale or at.day != self._day:
+        day = self._today(at)
+        if self._stale or day != self._day:
             self.guards = guards.maintained(
                 self.guards,
                 self.relays,
                 self.view.height,
-                at.day,
+                day,
                 at.now_s,
                 self._guard_rules,
                 self._draw,
             )
-            self._day, self._stale = at.day, False
+            self._day, self._stale = day, False
         barred = {relay.id for relay in used.others}
         if used.target is not None:
             barred.add(used.target.id)
@@ -90,7 +98,7 @@ class RelayMemory:
             self.guards,
             self.relays,
             self.view.height,
-            at.day,
+            day,
             at.now_s,
             barred,
             self._guard_rules,
@@ -108,7 +116,7 @@ class RelayMemory:
         self._stale = True
 
     def begun(self, hops: Hops, at: Moment) -> None:
-        self.guards = guards.first_used(self.guards, hops.ids[0], at.day, self._draw)
+        self.guards = guards.first_used(self.guards, hops.ids[0], self._today(at), self._draw)
 
     def opened(self, hops: Hops, duration_s: float, late: bool) -> None:
         self.build_times = self.build_times.completed(duration_s, late)

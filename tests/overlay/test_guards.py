@@ -37,6 +37,10 @@ def nodes(guards: GuardList) -> list[bytes]:
     return [guard.node for guard in guards.guards]
 
 
+def left_of(before: GuardList, after: GuardList) -> set[bytes]:
+    return set(nodes(before)) & set(nodes(after))
+
+
 def with_builds(*tallies: Tally) -> GuardList:
     return GuardList(
         tuple(
@@ -107,13 +111,52 @@ def test_a_life_is_drawn_at_the_first_use() -> None:
 def test_a_guard_goes_when_its_life_ends() -> None:
     guards = with_builds(*[Tally()] * 4)
     assert look(guards, day=199) == guards
-    assert not set(nodes(look(guards, RELAYS[4:], day=200))) & set(nodes(guards))
+    assert left_of(guards, look(guards, RELAYS[2:], day=200)) == set(nodes(guards)[2:])
+
+
+def test_two_at_most_leave_in_a_week_those_first_that_should_have_left_first() -> None:
+    ends = {0: 203, 1: 201, 2: 204, 3: 202}
+    guards = GuardList(tuple(Guard(RELAYS[n].id, 100, day) for n, day in ends.items()))
+    first = look(guards, day=321)
+    assert left_of(guards, first) == {RELAYS[0].id, RELAYS[2].id}
+    assert first.dropped_days == (321, 321)
+    assert look(first, day=327) == first
+    assert left_of(guards, look(first, day=328)) == set()
+
+
+def test_a_biased_one_goes_before_those_whose_life_is_over() -> None:
+    guards = with_builds(GOOD, GOOD, GOOD, Tally(20, 2))
+    after = look(guards, day=200)
+    assert len(left_of(guards, after)) == 2
+    assert RELAYS[3].id not in nodes(after)
+
+
+def test_a_look_under_a_clock_that_is_months_ahead_costs_two_guards() -> None:
+    guards = with_builds(*[Tally()] * 4)
+    ahead = look(guards, day=321)
+    assert len(left_of(guards, ahead)) == 2
+    back = look(ahead, day=150, now_s=1.0)
+    assert nodes(back) == nodes(ahead)
+    assert back.dropped_days == (150, 150)  # a week from now on they count no more
+    assert look(back, day=157).dropped_days == ()
+
+
+@given(SEEDS)
+def test_a_clock_that_jumps_about_for_a_week_costs_two_guards(seed: int) -> None:
+    draw = Random(seed)
+    guards, gone = with_builds(*[Tally()] * 4), 0
+    days = sorted(draw.randrange(150, 157) for _ in range(8))
+    for day in (*days[:4], 321, *days[4:]):
+        after = look(guards, day=day, draw=draw.randrange)
+        gone += len(set(nodes(guards)) - set(nodes(after)))
+        guards = after
+    assert 1 <= gone <= 2  # the same one may be sampled again
 
 
 def test_an_unused_guard_goes_after_the_longest_life() -> None:
     guards = GuardList(tuple(Guard(item.id, 100) for item in RELAYS[:4]))
     assert look(guards, day=219) == guards
-    assert not set(nodes(look(guards, RELAYS[4:], day=220))) & set(nodes(guards))
+    assert left_of(guards, look(guards, RELAYS[2:], day=220)) == set(nodes(guards)[2:])
 
 
 def test_a_guard_goes_when_it_is_seven_days_out_of_the_route_set() -> None:

@@ -124,6 +124,8 @@ async def test_an_unchanged_route_set_is_not_fetched_again(chain: Chain) -> None
         assert server.calls == ["abci_query", "commit"]
         assert (second.height, second.hash) == (11, first.hash)
         assert second.nodes is first.nodes
+        assert first.time_ns == chain.blocks[9].header.time_ns
+        assert second.time_ns == chain.blocks[11].header.time_ns
         chain.extend({**RECORDS, route_key(BOB.id): route_record(BOB, "bob")})
         chain.extend({**RECORDS, route_key(BOB.id): route_record(BOB, "bob")})
         third = await ledger.routes()
