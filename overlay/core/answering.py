@@ -308,14 +308,18 @@ class Answering:
             return [Count("request_refused"), *self._over(REFUSED)]
         except RemoteProtocolError:
             return [Count("request_refused"), *self._over(REFUSED)]
+        # The request is taken: from here on nothing may fail.
         effects: list[AnsweringEffect] = [Count("request_opened")]
         for index in sorted(opened.polluted):
             effects.append(Count("clove_polluted"))
-            for unused in self._attach_keys.pop(index).ids:
-                del self.attach_ids[unused]
             route = self.routes.pop(index, None)
             if route is not None:
                 effects.append(route.end(REFUSED))
+        self.attach_ids = {
+            unused: index
+            for unused, index in self.attach_ids.items()
+            if index not in opened.polluted
+        }
         self._cloves.clear()
         self.clove_bytes = 0
         self._reply_key = opened.reply_key

@@ -303,8 +303,10 @@ class Inbox:
             )
             self._waiting[message_id] = None
             self._known[message_id] = _Known(self.neighbour(route.peer))
-        effects = self._settle(answer, answer.clove_arrived(route, received, now_s))
-        noted, self._notes = self._notes, []
+        try:
+            effects = self._settle(answer, answer.clove_arrived(route, received, now_s))
+        finally:
+            noted, self._notes = self._notes, []
         return [*noted, *effects, *self._make_room()]
 
     def _attach_arrived(self, route: Route, received: Attach) -> list[InboxEffect]:
@@ -328,6 +330,7 @@ class Inbox:
         it may not be taken."""
         neighbour, n = self._known[message_id].neighbour, self._requests[message_id].n
         give_way = self._running.room(neighbour, n)
+        period = period_of_message(message_id)
         if give_way is None or len(self._requests) > self.limits.max_requests:
             self._notes.append(Count("requests_full"))
             raise RequestError("as many requests run as may")
@@ -336,9 +339,9 @@ class Inbox:
         if is_dummy and not self._running.takes_dummy(n):
             self._notes.append(Count("requests_full"))
             raise RequestError("as many dummies run as may")
-        period = period_of_message(message_id)
         if not self.replay.covers(period) or not self.replay.take(period, message_id):
             raise RequestError("a request of another time, or one that was taken before")
+        # It is taken: from here on nothing may fail.
         for request_id in give_way:
             answer = self._requests[request_id]
             self._notes += self._settle(answer, answer.give_way())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from overlay.core import answering, attach, padding, sealed, sida
@@ -120,6 +121,7 @@ class Scene(Door):
         }
         assert len(inbox._streams) <= LIMITS.max_streams
         assert len(inbox._requests) <= LIMITS.max_requests
+        assert inbox._notes == []
         self.check_load()
         ids = [item.entry for item in self.remembered]
         assert len(set(ids)) == len(ids), "a request was taken twice"
@@ -203,6 +205,27 @@ def _sealed_request(scene: Scene, program: Program) -> None:
         _feed(scene, Route(peer, scene.entropy(8)), stream, 0)
 
 
+def _polluted_attach(scene: Scene, program: Program) -> None:
+    """Cloves of which one is nothing, taken up over other paths before the request opens."""
+    message_id, (n, k) = _message_id(program), program.choose(CODES)
+    bad, attaches, first = program.byte() % n, program.byte() % 4, program.choose(PEERS)
+    size = padding.request_bytes(1, k)
+    message = program.data().ljust(size, b"\0")[:size]
+    request = _sealed(scene, b"planetserve/request/v2\0", message, 0)
+    cloves = list(sida.split(request, n, k, scene.entropy(sida.random_bytes_needed(k))))
+    cloves[bad] = replace(cloves[bad], fragment=bytes(len(cloves[bad].fragment)))
+    for number, clove in enumerate([cloves.pop(bad), *cloves]):
+        plain = (message_id + clove.encode()).ljust(CLOVE_PLAIN_BYTES, b"\0")
+        info = b"planetserve/clove/v2\0" + TARGET
+        made = sealed.seal(PUBLIC, info, plain, scene.entropy(32))
+        peer = PEERS[(PEERS.index(first) + number) % len(PEERS)]
+        _feed(scene, Route(peer, scene.entropy(8)), b"\0\1" + made.data, 0)
+        if number < k - 1:
+            for attach_number in range(attaches):
+                data = attach.encode(attach.derive(made.reply_key), attach_number, 0)
+                _feed(scene, Route(peer, scene.entropy(8)), data, 0)
+
+
 def _attach(scene: Scene, program: Program) -> None:
     request = program.choose(requests())
     path_key = program.choose(request.path_keys)
@@ -284,6 +307,7 @@ STEPS: Sequence[Callable[[Scene, Program], None]] = (
     _finish,
     _time,
     _period,
+    _polluted_attach,
 )
 STEP = {step.__name__[1:]: number for number, step in enumerate(STEPS)}
 

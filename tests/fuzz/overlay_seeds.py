@@ -144,6 +144,10 @@ def inbox() -> Iterator[bytes]:
     polluted = bytes((0x23, 0x32)) + (5_000).to_bytes(3, "big") + bytes(1_879)
     spoilt = step("sealed_clove", 2, 1, 0, 7, 0, data(polluted))
     yield spoilt + step("sealed_request", 2, 1, 0, 255, 0, 0, request(0, 0, 0)) + end + long
+    for code, bad, moves in ((0, 0, 1), (0, 3, 3), (2, 1, 2), (4, 2, 1), (5, 9, 3)):
+        made = request(0, 0, 5, b"hello")
+        moved = step("polluted_attach", 2, code + 2, code, bad, moves, code % 4, made)
+        yield moved + long + words + end + long
     attached = (step("attach", 0, 0, i, b"\0\0", 1, i % 2) for i in range(70))
     yield asked(0, 4) + words + b"".join(attached)
     many = step("write", 0, 255, data(bytes(250))) * 5

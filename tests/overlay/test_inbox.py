@@ -350,6 +350,51 @@ def test_a_polluted_clove_is_named_and_the_answer_is_whole() -> None:
     assert door.stream(0, take_up(other, 0, 0, 0)) in door.ended
 
 
+def test_a_polluted_clove_that_was_taken_up_elsewhere_is_named_and_the_answer_is_whole() -> None:
+    door = Door()
+    request, other = door.request(b"asked" * 999), Door(seed=5).request(b"other" * 999)
+    first = door.stream(0, other.streams[0])
+    moved = [door.stream(9, take_up(other, 0, number, 0)) for number in range(2)]
+    routes = running(door, request, [1, 2, 3])
+    door.advance(1.0)
+    assert door.ready[0].payload == b"asked" * 999
+    assert door.ended == dict.fromkeys((first, moved[0]), Reason.NONE) | {
+        moved[1]: Reason.TARGET_REFUSED
+    }
+    assert len(door.inbox._by_attach) == 3 * attach.MAX_ATTACHES
+    door.write(b"fine")
+    door.finish()
+    door.advance(30.0)
+    assert read(assembler(request), door, routes) == b"fine"
+    assert door.kept == []
+
+
+def test_an_opening_that_fails_leaves_nothing_for_the_next_asker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault of our own, such as memory that is short, on either side of the books."""
+    door = Door()
+    request = door.request()
+    door.deliver(request, [0, 1])
+    for place in ("overlay.core.inbox.open_request", "overlay.core.answering.Pacing"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, failing)
+            with pytest.raises(MemoryError):
+                door.deliver(request, [2])
+        assert door.inbox._notes == []
+        request = door.request()
+        door.deliver(request, [0, 1])
+    door.deliver(request, [2])
+    assert [item.entry for item in door.remembered] == [door.ready[0].request_id]
+    door.finish()
+    door.advance(40.0)
+    assert door.kept == []
+
+
+def failing(*_: object) -> None:
+    raise MemoryError
+
+
 @given(st.integers(0, 3), st.integers(2, 1949), st.integers(1, 255))
 @settings(max_examples=60, deadline=None)
 def test_a_damaged_clove_is_refused_and_the_others_suffice(
