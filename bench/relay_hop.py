@@ -21,7 +21,7 @@ from bench.overlay_node import FileLedger, identity_of
 from overlay.core.relay import RelayLimits
 from overlay.core.wire import FRAME_BYTES
 from overlay.directory import Directory
-from overlay.relay_node import RelayNode
+from overlay.relay_node import RelayNode, collect_seldom
 from overlay.replay_log import mark_new
 from planetserve.keys import Identity
 
@@ -67,6 +67,7 @@ async def ours(identity: Identity, folder: Path, number: int) -> None:
     node = RelayNode(identity, "127.0.0.1:0", directory, replay, UNLIMITED)
     print(node.start(), flush=True)
     directory.follow()
+    collect_seldom()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()

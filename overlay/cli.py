@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from overlay.directory import Directory
-from overlay.relay_node import RelayNode
+from overlay.relay_node import RelayNode, collect_seldom
 from overlay.relaying import RelaySettings, announcement
 from overlay.replay_log import folder_beside, node_identity
 from planetserve import cli
@@ -73,6 +73,7 @@ async def _run(network: Network, identity: Identity, settings: RelaySettings, ht
     directory = Directory(ledger)
     node = RelayNode(identity, settings.bind, directory, folder_beside(settings.key))
     node.start()
+    collect_seldom()
 
     def health() -> dict[str, Any]:
         record = directory.find(identity.id)
