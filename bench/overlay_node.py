@@ -43,7 +43,10 @@ def identity_of(kind: str, number: int) -> Identity:
     return identity_from(f"{kind}{number}".encode().ljust(96, b"."))
 
 
-def record_of(identity: Identity, name: str, role: str, port: int) -> NodeRecord:
+def record_of(
+    identity: Identity, name: str, role: str, port: int, model: str = MODEL
+) -> NodeRecord:
+    """A record of a node on loopback; `model` is for role "model" only."""
     return NodeRecord(
         id=identity.id,
         key=identity.public_key,
@@ -52,7 +55,7 @@ def record_of(identity: Identity, name: str, role: str, port: int) -> NodeRecord
         onion_key=identity.onion_public,
         transport_key=identity.transport_public,
         endpoints={"overlay": f"tcp://127.0.0.1:{port}"},
-        model=MODEL if role == "model" else "",
+        model=model if role == "model" else "",
         operator="",
         registered=1,
         credential_expires=1_000_000,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.overlay_node import record_of
 from overlay.client import OverlayClient, PathSettings
 from overlay.core.exchange import ExchangeLimits
 from overlay.directory import Directory
@@ -25,21 +26,7 @@ from planetserve.statekeys import route_key
 
 
 def record(identity: Identity, name: str, role: str, port: int) -> NodeRecord:
-    return NodeRecord(
-        id=identity.id,
-        key=identity.public_key,
-        name=name,
-        roles=(role,),
-        onion_key=identity.onion_public,
-        transport_key=identity.transport_public,
-        endpoints={"overlay": f"tcp://127.0.0.1:{port}"},
-        model="tiny" if role == "model" else "",
-        operator="",
-        registered=1,
-        credential_expires=1000,
-        reputation_ppm=500_000 if role == "model" else None,
-        status="trusted",
-    )
+    return record_of(identity, name, role, port, model="tiny")
 
 
 class StaticLedger:
