@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from math import comb
+from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from pyeclib.ec_iface import ECDriver, ECDriverError
 
 from overlay.core import shamir
+from overlay.core.choices import Choices
 from planetserve.errors import RemoteProtocolError
 
 VERSION = 2
@@ -37,9 +39,12 @@ HEADER_BYTES = 5
 MAX_MESSAGE_BYTES = 4 << 20
 TAG_BYTES = 16
 MAX_SUBSETS = 20
-"""How many choices of k cloves `combine_any` tries: all of them up to 3 of 6."""
+"""How many choices of k cloves are tried: all of them up to 3 of 6."""
 FRAGMENT_HEADER_BYTES = 80
 """What the erasure-coding library puts in front of a fragment."""
+
+_Kind: TypeAlias = tuple[int, int, int]
+"""n, k and length, which all cloves of a message have alike."""
 
 
 class SidaError(RemoteProtocolError):
@@ -128,29 +133,83 @@ class Combined:
     polluted: frozenset[int]
 
 
+class Search:
+    """Looks for k good cloves among some that may be anything, one choice at a time, and for which
+    those are; `MAX_SUBSETS` choices at most, in the order of `overlay.core.choices`."""
+
+    def __init__(self) -> None:
+        self._cloves: dict[int, Clove] = {}
+        self._kinds: dict[_Kind, Choices] = {}
+        self._tries = 0
+        self._next: tuple[Clove, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._cloves)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it is over, however many cloves come."""
+        return self._tries >= MAX_SUBSETS
+
+    @property
+    def next_bytes(self) -> int:
+        """What the fragments of the next choice have; 0 while there is nothing to try."""
+        return sum(len(clove.fragment) for clove in self._next)
+
+    def add(self, clove: Clove) -> None:
+        """One more clove is here, the first with its index."""
+        kind = clove.n, clove.k, clove.length
+        self._cloves[clove.index] = clove
+        self._kinds.setdefault(kind, Choices(clove.k)).add(clove.index)
+        if not self._next:
+            self._choose()
+
+    def attempt(self) -> Combined:
+        """Try the next choice. Raises `SidaError` when it does not open, or there is none."""
+        chosen = self._next
+        if not chosen:
+            raise SidaError("fewer cloves than are needed")
+        self._tries += 1
+        kind = chosen[0].n, chosen[0].k, chosen[0].length
+        try:
+            message, key, ciphertext = _open(chosen)
+        except SidaError:
+            self._kinds[kind].failed(frozenset(clove.index for clove in chosen))
+            self._choose()
+            raise
+        here = self._cloves.values()
+        alike = [clove for clove in here if (clove.n, clove.k, clove.length) == kind]
+        good = _unsuspected(alike, chosen, key, ciphertext)
+        return Combined(message, frozenset(self._cloves.keys() - good))
+
+    def _choose(self) -> None:
+        """Of the kind of which most are here."""
+        self._next = ()
+        if self.is_spent:
+            return
+        for choices in sorted(self._kinds.values(), key=len, reverse=True):
+            best = choices.best()
+            if best is not None:
+                self._next = tuple(self._cloves[index] for index in sorted(best))
+                return
+
+
 def combine_any(cloves: Iterable[Clove]) -> Combined:
     """The message from k good cloves among some that may be anything, and which those are.
 
-    Tries the choices of k among cloves of one kind, at most `MAX_SUBSETS` of them. Raises
-    `SidaError` when none of them opens.
+    Raises `SidaError` when no choice of k opens, or none of the `MAX_SUBSETS` that are tried: one
+    polluted clove is found wherever it is.
     """
-    by_index = {clove.index: clove for clove in cloves}
-    kinds: dict[tuple[int, int, int], list[Clove]] = {}
-    for index in sorted(by_index):
-        clove = by_index[index]
-        kinds.setdefault((clove.n, clove.k, clove.length), []).append(clove)
-    tries = 0
-    for kind in sorted(kinds, key=lambda kind: -len(kinds[kind])):
-        for chosen in combinations(kinds[kind], kind[1]):
-            tries += 1
-            if tries > MAX_SUBSETS:
-                raise SidaError("too many cloves do not belong together")
-            try:
-                message, key, ciphertext = _open(chosen)
-            except SidaError:
-                continue
-            good = _unsuspected(kinds[kind], chosen, key, ciphertext)
-            return Combined(message, frozenset(by_index.keys() - good))
+    search = Search()
+    for clove in {clove.index: clove for clove in cloves}.values():
+        search.add(clove)
+    while search.next_bytes:
+        try:
+            return search.attempt()
+        except SidaError:
+            continue
+    if search.is_spent:
+        raise SidaError("too many cloves do not belong together")
     raise SidaError("no choice of cloves authenticates")
 
 
@@ -170,13 +229,22 @@ def _unsuspected(
     cloves: Sequence[Clove], opened: Sequence[Clove], key: bytes, ciphertext: bytes
 ) -> set[int]:
     """Indices of the cloves with the right fragment whose share, with some k - 1 others, gives the
-    key; where there are too many choices to try, of all with the right fragment."""
+    key. Where these are too many choices to try, a share that is alone against the polynomial of
+    all others is a bad one; where more stand against it, none is suspected."""
     n, k = opened[0].n, opened[0].k
     fragments = _disperse(ciphertext, n, k)
     fitting = [clove for clove in cloves if clove.fragment == fragments[clove.index]]
-    if comb(len(fitting), k) > MAX_SUBSETS:
-        return {clove.index for clove in fitting}
     good = {clove.index for clove in opened if clove in fitting}
+    if comb(len(fitting), k) > MAX_SUBSETS:
+        others = {clove.index + 1: clove.key_share for clove in opened[1:]}
+        alone = {
+            clove.index
+            for clove in fitting
+            if clove not in opened
+            and shamir.combine(others | {clove.index + 1: clove.key_share}) != key
+        }
+        here = {clove.index for clove in fitting}
+        return here - alone if len(alone) == 1 else here
     for chosen in combinations(fitting, k):
         if shamir.combine({clove.index + 1: clove.key_share for clove in chosen}) == key:
             good.update(clove.index for clove in chosen)

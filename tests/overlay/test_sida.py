@@ -117,11 +117,57 @@ def test_with_fewer_than_k_good_cloves_two_that_agree_stand_against_the_others()
     assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset({3}))
 
 
-def test_too_many_to_try_are_blamed_for_their_fragments_alone() -> None:
+@pytest.mark.parametrize("shares", [(14,), (2,), (9, 14)])
+def test_of_many_one_bad_share_is_named_and_several_bring_blame_on_nobody(
+    shares: tuple[int, ...],
+) -> None:
+    """There are too many choices of eight to try them all; a bad fragment is named anyway."""
     cloves = list(sida.split(b"m" * 100, 16, 8, seeded(sida.random_bytes_needed(8))))
-    cloves[14] = replace(cloves[14], key_share=bytes(32))
+    for index in shares:
+        cloves[index] = replace(cloves[index], key_share=bytes(32))
     cloves[15] = replace(cloves[15], fragment=bytes(len(cloves[15].fragment)))
-    assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset({15}))
+    named = {15, *shares} if len(shares) == 1 else {15}
+    assert sida.combine_any(cloves) == sida.Combined(b"m" * 100, frozenset(named))
+
+
+@pytest.mark.parametrize("n", range(2, 17))
+def test_one_polluted_clove_is_found_wherever_it_is(n: int) -> None:
+    """Whatever k is; none is taken for it, and no more than n choices are tried."""
+    for k in range(1, n):
+        cloves = sida.split(b"m" * 100, n, k, seeded(sida.random_bytes_needed(k)))
+        for bad in range(n):
+            search = sida.Search()
+            for clove in cloves:
+                damaged = replace(clove, fragment=b"\xff" * len(clove.fragment))
+                search.add(damaged if clove.index == bad else clove)
+            combined = None
+            for _ in range(n):
+                try:
+                    combined = search.attempt()
+                    break
+                except sida.SidaError:
+                    continue
+            assert combined == sida.Combined(b"m" * 100, frozenset({bad})), (k, bad)
+
+
+def test_cloves_may_come_between_the_tries() -> None:
+    cloves = list(sida.split(b"m" * 100, 6, 3, seeded(96)))
+    for bad in (0, 2):
+        cloves[bad] = replace(cloves[bad], fragment=bytes(len(cloves[bad].fragment)))
+    search = sida.Search()
+    tries = 0
+    for clove in cloves:
+        search.add(clove)
+        assert (search.next_bytes > 0) == (clove.index >= 2)
+        while search.next_bytes:
+            tries += 1
+            try:
+                assert search.attempt() == sida.Combined(b"m" * 100, frozenset({0, 2}))
+                assert clove.index == 5 - 1
+                return
+            except sida.SidaError:
+                pass
+    pytest.fail(f"not found in {tries} tries")
 
 
 @pytest.mark.parametrize("bad", list(combinations(range(4), 2)))
