@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from overlay.core.build_times import KEPT, BuildTimes
-from overlay.core.guards import MAX_DROPS, Guard, GuardList, Tally
+from overlay.core.guards import MAX_BARRED, MAX_DROPS, Barred, Guard, GuardList, Tally
 from planetserve.logs import get_logger
 
 FORMAT = "planetserve/guards/v1"
@@ -147,6 +147,9 @@ def write_kept(kept: Kept, chain_id: str) -> dict[str, Any]:
             for guard in kept.guards.guards
         ],
         "dropped_days": list(kept.guards.dropped_days),
+        "barred": [
+            {"node": item.node.hex(), "day": item.day} for item in kept.guards.barred[-MAX_BARRED:]
+        ],
         "build_ms": [
             min(round(1000 * duration_s), MAX_BUILD_MS)
             for duration_s in kept.build_times.durations_s
@@ -165,23 +168,35 @@ def read_kept(content: Any, chain_id: str) -> Kept:
     if len({guard.node for guard in guards}) < len(guards):
         raise ValueError("a guard is there twice")
     dropped = tuple(_day(day) for day in _list(content.get("dropped_days"), MAX_DROPS))
+    # Files of before relays were barred have no such list.
+    barred = tuple(_barred(item) for item in _list(content.get("barred", []), MAX_BARRED))
+    if len({item.node for item in barred}) < len(barred):
+        raise ValueError("a relay is barred twice")
     durations_s = tuple(
         _whole(value, MAX_BUILD_MS) / 1000 for value in _list(content.get("build_ms"), KEPT)
     )
-    return Kept(GuardList(guards, dropped), BuildTimes(durations_s))
+    return Kept(GuardList(guards, dropped, barred=barred), BuildTimes(durations_s))
 
 
-def _guard(item: Any) -> Guard:
+def _barred(item: Any) -> Barred:
     item = _mapping(item)
-    node = item.get("node")
+    return Barred(_node(item.get("node")), _day(item.get("day")))
+
+
+def _node(node: Any) -> bytes:
     if not isinstance(node, str) or len(node) != 2 * NODE_ID_BYTES:
         raise ValueError("not a node id")
     node_id = bytes.fromhex(node)
     if node_id.hex() != node:  # `fromhex` passes over spaces
         raise ValueError("not a node id as it is written")
+    return node_id
+
+
+def _guard(item: Any) -> Guard:
+    item = _mapping(item)
     ends_day, missing = item.get("ends_day"), item.get("missing_since_day")
     return Guard(
-        node_id,
+        _node(item.get("node")),
         _day(item.get("added_day")),
         None if ends_day is None else _day(ends_day),
         None if missing is None else _day(missing),

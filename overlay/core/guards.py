@@ -19,6 +19,8 @@ and keeps to them (Tor's proposal 271). They stand in a list; the first n usable
   network, at two in a week, until it meets a friend. The others are the measure because loaded
   relays fail the paths of all guards alike; where they fail many, more attempts are awaited, so
   that half is three standard deviations away. The median, since others may be of the same party.
+  A dropped one is barred for the longest life: it comes back with a clean record only where no
+  other relay is left to be a guard.
 - Blame: a failure that a hop behind the guard reported keeps that hop, and the one that it
   accuses, out of the paths under this guard for 30 s, and says nothing of the guard. One without
   an authenticated author, or with the guard for its author, counts against the guard.
@@ -41,6 +43,7 @@ HALVED_AT = 200
 JUDGED_FROM = 20
 DROP_PERIOD_DAYS = 7
 MAX_DROPS = 2
+MAX_BARRED = 64
 SHUN_S = 30.0
 
 
@@ -88,6 +91,14 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class Barred:
+    """A relay that was dropped for bias on `day`."""
+
+    node: bytes
+    day: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shun:
     """`node` is not to be chosen for paths under `guard` until then."""
 
@@ -99,12 +110,13 @@ class Shun:
 @dataclass(frozen=True, slots=True)
 class GuardList:
     """`dropped_days` are the days on which guards left the list, of the last week; `exhausted` says
-    that more would have been dropped for bias."""
+    that more would have been dropped for bias; `barred` are those that were, a life long."""
 
     guards: tuple[Guard, ...] = ()
     dropped_days: tuple[int, ...] = ()
     exhausted: bool = False
     shuns: tuple[Shun, ...] = ()
+    barred: tuple[Barred, ...] = ()
 
     def find(self, node: bytes) -> Guard | None:
         return next((guard for guard in self.guards if guard.node == node), None)
@@ -143,7 +155,10 @@ def maintained(
     # A day that is still to come was written under a clock that was ahead.
     days = (min(dropped, day) for dropped in guards.dropped_days)
     recent = tuple(dropped for dropped in days if day - dropped < DROP_PERIOD_DAYS)
-    guards = _judged(replace(guards, guards=seen, dropped_days=recent), day)
+    # At two drops a week no more than a few dozen are barred; the bound is for what a file says.
+    barred = tuple(item for item in guards.barred if day - item.day < MAX_LIFE_DAYS)[-MAX_BARRED:]
+    guards = replace(guards, guards=seen, dropped_days=recent, barred=barred)
+    guards = _judged(guards, day)
     guards = _without_overdue(guards, day)
     listed = list(guards.guards)
     candidates = _candidates(guards, relays, height, rules)
@@ -256,8 +271,10 @@ def _usable(guard: Guard, now_s: float) -> bool:
 def _candidates(
     guards: GuardList, relays: Sequence[NodeRecord], height: int, rules: GuardRules
 ) -> list[NodeRecord]:
-    old = seasoned(relays, height, rules.min_age_blocks, rules.most)
-    return [relay for relay in old if guards.find(relay.id) is None]
+    barred = {item.node for item in guards.barred}
+    old = seasoned(relays, height, rules.min_age_blocks, rules.most + len(barred))
+    free = [relay for relay in old if guards.find(relay.id) is None]
+    return [relay for relay in free if relay.id not in barred] or free
 
 
 def _kin(listed: Iterable[Guard], by_id: Mapping[bytes, NodeRecord]) -> Kin:
@@ -290,7 +307,7 @@ def _without_overdue(guards: GuardList, day: int) -> GuardList:
 
 def _judged(guards: GuardList, day: int) -> GuardList:
     """Without the biased guards, as far as the week allows."""
-    days, listed = guards.dropped_days, guards.guards
+    days, listed, barred = guards.dropped_days, guards.guards, guards.barred
     while True:
         rates = {guard.node: _bias(guard, listed) for guard in listed}
         biased = [guard for guard in listed if rates[guard.node] is not None]
@@ -299,7 +316,8 @@ def _judged(guards: GuardList, day: int) -> GuardList:
         worst = min(biased, key=lambda guard: rates[guard.node] or 0.0)
         listed = tuple(guard for guard in listed if guard is not worst)
         days = (*days, day)
-    return replace(guards, guards=listed, dropped_days=days, exhausted=bool(biased))
+        barred = (*(item for item in barred if item.node != worst.node), Barred(worst.node, day))
+    return replace(guards, guards=listed, dropped_days=days, exhausted=bool(biased), barred=barred)
 
 
 def _bias(guard: Guard, listed: Sequence[Guard]) -> float | None:

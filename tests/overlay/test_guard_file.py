@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.core.build_times import BuildTimes
-from overlay.core.guards import Guard, GuardList, Shun, Tally
+from overlay.core.guards import Barred, Guard, GuardList, Shun, Tally
 from overlay.guard_file import GuardFile, Kept, guard_file, read_kept, write_kept
 
 CHAIN = "planetserve-1"
@@ -35,6 +36,11 @@ KEPT = st.builds(
         GuardList,
         st.lists(GUARDS, max_size=12, unique_by=lambda guard: guard.node).map(tuple),
         st.lists(DAYS, max_size=2).map(tuple),
+        barred=st.lists(
+            st.builds(Barred, st.binary(min_size=20, max_size=20), DAYS),
+            max_size=64,
+            unique_by=lambda item: item.node,
+        ).map(tuple),
     ),
     st.lists(st.integers(0, 60_000), max_size=200).map(
         lambda items: BuildTimes(tuple(item / 1000 for item in items))
@@ -45,7 +51,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 SOME = Kept(
-    GuardList((Guard(bytes(range(20)), 20_000, 20_070, None, Tally(30, 29), Tally(4, 4)),)),
+    GuardList(
+        (Guard(bytes(range(20)), 20_000, 20_070, None, Tally(30, 29), Tally(4, 4)),),
+        barred=(Barred(bytes(20), 20_001),),
+    ),
     BuildTimes((0.125, 0.25)),
 )
 
@@ -74,6 +83,32 @@ def test_any_guard_is_read_or_refused(value: Any, key: str) -> None:
     content["guards"][0][key] = value
     with suppress(ValueError):
         assert len(read_kept(content, CHAIN).guards.guards) == 1
+
+
+@given(JSON, st.sampled_from(["node", "day"]))
+def test_any_barred_relay_is_read_or_refused(value: Any, key: str) -> None:
+    content = write_kept(SOME, CHAIN)
+    content["barred"][0][key] = value
+    with suppress(ValueError):
+        assert len(read_kept(content, CHAIN).guards.barred) == 1
+
+
+def test_who_is_barred_is_bounded_and_named_once() -> None:
+    content = write_kept(SOME, CHAIN)
+    content["barred"] = [
+        {"node": number.to_bytes(20, "big").hex(), "day": 1} for number in range(65)
+    ]
+    with pytest.raises(ValueError, match="too long"):
+        read_kept(content, CHAIN)
+    content["barred"] = content["barred"][:1] * 2
+    with pytest.raises(ValueError, match="twice"):
+        read_kept(content, CHAIN)
+
+
+def test_a_file_that_bars_nobody_is_read_as_before() -> None:
+    content = write_kept(SOME, CHAIN)
+    del content["barred"]
+    assert read_kept(content, CHAIN) == replace(SOME, guards=replace(SOME.guards, barred=()))
 
 
 @pytest.mark.parametrize("node", ["aa " * 13 + " ", "AB" * 20, "xy" * 20])
