@@ -101,7 +101,8 @@ class OverlayClient:
         self._saved_s = self._loop.time()
         if guard_file is not None:
             kept = self._stack.enter_context(guard_file).load()
-            self._memory.remember(kept.guards, kept.build_times)
+            self._memory.remember(kept.guards, kept.build_times, borrowed=not guard_file.writes)
+        self._unsaved_told = False
         self._saved = self._kept
         self._cover = None if cover is None else CoverTraffic(cover, draw)
         self._requests: dict[int, Request] = {}
@@ -177,6 +178,7 @@ class OverlayClient:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        self._tell_unsaved()
         if self._guard_file is not None:
             await asyncio.to_thread(self._guard_file.save, self._kept)
         self._stack.close()
@@ -281,6 +283,7 @@ class OverlayClient:
         self._do(self._asking.tick(self._now()))
         if self._cover is not None and not self._closed:
             self._send_cover(self._cover)
+        self._tell_unsaved()
         if self._guard_file is not None and self._save_is_due():
             self._saved, self._saved_s = self._kept, self._loop.time()
             self._spawn(asyncio.to_thread(self._guard_file.save, self._saved))
@@ -368,6 +371,11 @@ class OverlayClient:
         if [guard.node for guard in kept.guards.guards] != [g.node for g in saved.guards.guards]:
             return True
         return kept != saved and self._loop.time() - self._saved_s >= SAVE_S
+
+    def _tell_unsaved(self) -> None:
+        if self._memory.unsaved and not self._unsaved_told:
+            self._unsaved_told = True
+            log.warning("first_hops_not_kept", reason="too few of the kept ones are usable")
 
     def _now(self) -> Moment:
         return Moment(self._loop.time(), time.time())

@@ -1,7 +1,9 @@
 """The file in which a client keeps its guards and build times from one start to the next.
 
 It stands beside what the light client keeps and is named by the chain's id. It holds days, no
-seconds. One process writes it, the first; others read it and keep to the same guards.
+seconds, and of paths, their uses and build times no more than the rules need: at most 40 of each,
+so that it does not say how much its user asks. One process writes it, the first; others read it and
+keep to the same guards (`overlay.core.relay_memory`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ MAX_FILE_BYTES = 1 << 20
 MAX_GUARDS = 256
 MAX_DAY = 1 << 20
 MAX_BUILD_MS = 60_000
+KEPT_COUNTS = 40
 
 log = get_logger()
 
@@ -141,8 +144,8 @@ def write_kept(kept: Kept, chain_id: str) -> dict[str, Any]:
                 "added_day": guard.added_day,
                 "ends_day": guard.ends_day,
                 "missing_since_day": guard.missing_since_day,
-                "builds": [guard.builds.attempts, guard.builds.successes],
-                "uses": [guard.uses.attempts, guard.uses.successes],
+                "builds": _counts(guard.builds),
+                "uses": _counts(guard.uses),
             }
             for guard in kept.guards.guards
         ],
@@ -152,7 +155,7 @@ def write_kept(kept: Kept, chain_id: str) -> dict[str, Any]:
         ],
         "build_ms": [
             min(round(1000 * duration_s), MAX_BUILD_MS)
-            for duration_s in kept.build_times.durations_s
+            for duration_s in kept.build_times.durations_s[-KEPT_COUNTS:]
         ],
     }
 
@@ -172,9 +175,8 @@ def read_kept(content: Any, chain_id: str) -> Kept:
     barred = tuple(_barred(item) for item in _list(content.get("barred", []), MAX_BARRED))
     if len({item.node for item in barred}) < len(barred):
         raise ValueError("a relay is barred twice")
-    durations_s = tuple(
-        _whole(value, MAX_BUILD_MS) / 1000 for value in _list(content.get("build_ms"), KEPT)
-    )
+    build_ms = [_whole(value, MAX_BUILD_MS) for value in _list(content.get("build_ms"), KEPT)]
+    durations_s = tuple(value / 1000 for value in build_ms[-KEPT_COUNTS:])
     return Kept(GuardList(guards, dropped, barred=barred), BuildTimes(durations_s))
 
 
@@ -210,7 +212,12 @@ def _tally(value: Any) -> Tally:
     if len(pair) != 2:
         raise ValueError("not attempts and successes")
     attempts = _whole(pair[0], 1_000)
-    return Tally(attempts, _whole(pair[1], attempts))
+    return Tally(attempts, _whole(pair[1], attempts)).halved_to(KEPT_COUNTS)
+
+
+def _counts(tally: Tally) -> list[int]:
+    tally = tally.halved_to(KEPT_COUNTS)
+    return [tally.attempts, tally.successes]
 
 
 def _day(value: Any) -> int:

@@ -66,9 +66,14 @@ class Tally:
 
     def counted(self, succeeded: bool) -> Tally:
         tally = Tally(self.attempts + 1, self.successes + succeeded)
-        if tally.attempts < HALVED_AT:
-            return tally
-        return Tally(tally.attempts // 2, tally.successes // 2)
+        return tally.halved_to(HALVED_AT - 1)
+
+    def halved_to(self, most: int) -> Tally:
+        """The same share of at most so many attempts, which are not fewer than half of `most`."""
+        tally = self
+        while tally.attempts > most:
+            tally = Tally(tally.attempts // 2, tally.successes // 2)
+        return tally
 
     @property
     def share(self) -> float:

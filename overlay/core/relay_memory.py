@@ -14,12 +14,14 @@ stream answered, or not   used
 
 Guards are looked over (`guards.maintained`) before the next choice after the route set has changed,
 a day began, a guard failed, refused or could not be reached. One that did the latter is no first
-hop of a set that could have another (`guards.for_set`) for a while.
+hop of a set that could have another (`guards.for_set`) for a while. Guards that another process
+keeps are borrowed: while k of them are usable, none is added to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -54,11 +56,22 @@ class RelayMemory:
         self._unusable: set[tuple[bytes, bytes]] = set()
         self._day = 0
         self._routes_day = 0
+        self._borrowed: frozenset[bytes] | None = None
+        self._lean = False
         self._stale = True
 
-    def remember(self, guard_list: GuardList, build_times: BuildTimes) -> None:
-        """What an earlier process left."""
+    def remember(
+        self, guard_list: GuardList, build_times: BuildTimes, borrowed: bool = False
+    ) -> None:
+        """What an earlier process left; `borrowed` says that another one keeps it meanwhile."""
         self.guards, self.build_times, self._stale = guard_list, build_times, True
+        self._borrowed = frozenset(item.node for item in guard_list.guards) if borrowed else None
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there are guards that nobody keeps, beside borrowed ones."""
+        nodes = {guard.node for guard in self.guards.guards}
+        return self._borrowed is not None and not nodes <= self._borrowed
 
     def routes_read(self, routes: RouteSet) -> None:
         """A route set that the light client verified."""
@@ -77,20 +90,34 @@ class RelayMemory:
         others may set."""
         return self._routes_day or at.day
 
+    def _enough_borrowed(self, at: Moment) -> bool:
+        if self._borrowed is None:
+            return False
+        usable = {guard.node for guard in self.guards.guards if guard.retry_s <= at.now_s}
+        present = {relay.id for relay in self.relays}
+        return len(usable & present & self._borrowed) >= self._rules.k
+
     def choose(self, used: SetUse, at: Moment) -> Hops | None:
         """Hops for one path; None when there are not enough relays."""
-        day = self._today(at)
-        if self._stale or day != self._day:
+        day, lean = self._today(at), self._enough_borrowed(at)
+        if self._stale or day != self._day or lean != self._lean:
             self.guards = guards.maintained(
                 self.guards,
                 self.relays,
                 self.view.height,
                 day,
                 at.now_s,
-                self._guard_rules,
+                replace(self._guard_rules, n=0) if lean else self._guard_rules,
                 self._draw,
             )
-            self._day, self._stale = day, False
+            self._day, self._lean, self._stale = day, lean, False
+        if not lean:
+            self._lengthen(used, day, at)
+        return choose_set_hops(
+            self.relays, self.view.height, self.guards, used, self._rules, self._draw, at.now_s
+        )
+
+    def _lengthen(self, used: SetUse, day: int, at: Moment) -> None:
         barred = {relay.id for relay in used.others}
         if used.target is not None:
             barred.add(used.target.id)
@@ -103,9 +130,6 @@ class RelayMemory:
             barred,
             self._guard_rules,
             self._draw,
-        )
-        return choose_set_hops(
-            self.relays, self.view.height, self.guards, used, self._rules, self._draw, at.now_s
         )
 
     def pass_over(self, relays: Iterable[NodeRecord]) -> None:

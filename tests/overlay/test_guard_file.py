@@ -18,7 +18,7 @@ from overlay.guard_file import GuardFile, Kept, guard_file, read_kept, write_kep
 
 CHAIN = "planetserve-1"
 DAYS = st.integers(0, 100_000)
-TALLIES = st.integers(0, 199).flatmap(
+TALLIES = st.integers(0, 40).flatmap(
     lambda attempts: st.builds(Tally, st.just(attempts), st.integers(0, attempts))
 )
 GUARDS = st.builds(
@@ -42,7 +42,7 @@ KEPT = st.builds(
             unique_by=lambda item: item.node,
         ).map(tuple),
     ),
-    st.lists(st.integers(0, 60_000), max_size=200).map(
+    st.lists(st.integers(0, 60_000), max_size=40).map(
         lambda items: BuildTimes(tuple(item / 1000 for item in items))
     ),
 )
@@ -118,6 +118,26 @@ def test_a_node_is_written_in_one_way_only(node: str) -> None:
     assert len(node) == 40
     with pytest.raises(ValueError, match=r"node id|hexadecimal"):
         read_kept(content, CHAIN)
+
+
+def test_the_file_does_not_say_how_much_its_user_asks() -> None:
+    def written(asked: int) -> Any:
+        guard = Guard(bytes(20), 1, 70, builds=Tally(asked, asked), uses=Tally(asked, asked // 2))
+        return write_kept(Kept(GuardList((guard,)), BuildTimes((0.25,) * asked)), CHAIN)
+
+    for asked in range(200):
+        content = written(asked)
+        for attempts, successes in (content["guards"][0]["builds"], content["guards"][0]["uses"]):
+            assert attempts <= 40
+            assert attempts > 20 or attempts in (asked, 20)  # the rules judge from 20 on
+            assert successes <= attempts
+        assert len(content["build_ms"]) <= 40
+    assert written(80) == written(160)
+    old = written(40)
+    old["guards"][0]["uses"], old["build_ms"] = [160, 100], [250] * 200
+    kept = read_kept(old, CHAIN)
+    assert kept.guards.guards[0].uses == Tally(40, 25)
+    assert len(kept.build_times.durations_s) == 40
 
 
 def test_a_build_that_took_minutes_does_not_spoil_the_file() -> None:
