@@ -91,7 +91,7 @@ class OverlayClient:
         self._memory = RelayMemory(rules, GuardRules(rules.n), draw, own)
         pool = PathPool(rules, self.settings.keep_ahead)
         driver = PathDriver(pool, self._memory, os.urandom, draw, own)
-        self._asking = Asking(driver, self.settings.limits)
+        self._asking = Asking(driver, self.settings.limits, draw)
         self._own_links = links is None
         self._links = links or Links(
             directory.resolve, self.frame_arrived, self.peer_gone, self.shed
@@ -445,7 +445,10 @@ class Request:
         self._finish()
 
     def _give_up(self, error: PlanetServeError) -> None:
-        self._told(error)
+        unread = self._number is not None and self._client._read(self._number)
+        if unread or not self._whole:
+            self._error = self._error or error
+        self._news.set()
         self._finish()
 
     def _finish(self) -> None:
@@ -456,6 +459,7 @@ class Request:
             self._number = None
 
     def _told(self, error: PlanetServeError | None = None, whole: bool = False) -> None:
-        self._error = self._error or error
+        if not self._whole:  # what is whole stays so
+            self._error = self._error or error
         self._whole = self._whole or whole
         self._news.set()

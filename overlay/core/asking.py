@@ -12,8 +12,11 @@ DRAINING  the padding is over, or stops     OVER      the set is given back
 DRAINING  leave                             DRAINING
 any       shut                              OVER      every path is closed
 
-A path that an exchange finds polluted or silent is condemned. What is OVER can be read to its end,
-until `leave` forgets it.
+Which clove goes over which path of a set is drawn anew for each question: the model node, which
+sees what each clove's path brings, cannot tell which guard it would harm.
+
+A path that an exchange finds polluted or silent is doubted (`path_set`). What is OVER can be read
+to its end, until `leave` forgets it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import TypeAlias
 
 from overlay.core import exchange as exchanges
 from overlay.core.choice import Hops
+from overlay.core.draw import Draw, shuffled
 from overlay.core.effects import Peer, Purge, Send
 from overlay.core.exchange import (
     Done,
@@ -92,9 +96,10 @@ class _Question:
 class Asking:
     """Mutable, as it sees every frame."""
 
-    def __init__(self, paths: PathDriver, limits: ExchangeLimits) -> None:
+    def __init__(self, paths: PathDriver, limits: ExchangeLimits, draw: Draw) -> None:
         self.paths = paths
         self._limits = limits
+        self._draw = draw
         self._questions: dict[int, _Question] = {}
         self._next = 0
 
@@ -109,7 +114,8 @@ class Asking:
         """Ask; the question's number comes first."""
         number, self._next = self._next, self._next + 1
         chosen, effects = self.paths.take(session, target, at)
-        question = _Question(chosen, Exchange(request, self._limits), target)
+        cloves = shuffled(request.n, self._draw)
+        question = _Question(chosen, Exchange(request, cloves, self._limits), target)
         done = self._follow(effects, at)
         self._questions[number] = question
         for slot in self.paths.open_slots(chosen):
@@ -223,7 +229,7 @@ class Asking:
                 case EndStream(slot):
                     done += self._follow(paths.end_stream(number, slot, name, at), at)
                 case Polluted(slot) | Silent(slot):
-                    done += self._follow(paths.condemned(number, slot, name, at), at)
+                    done += self._follow(paths.doubted(number, slot, at), at)
                 case Give():
                     done.append(Progress(name))
                 case Done():

@@ -12,6 +12,15 @@ Draw: TypeAlias = Callable[[int], int]
 STEPS = 1 << 48
 
 
+def shuffled(count: int, draw: Draw) -> tuple[int, ...]:
+    """0..count-1 in an order of which each is as likely (Fisher and Yates)."""
+    order = list(range(count))
+    for place in range(count - 1, 0, -1):
+        other = draw(place + 1)
+        order[place], order[other] = order[other], order[place]
+    return tuple(order)
+
+
 def between(low: float, high: float, draw: Draw) -> float:
     """Uniform in `low` <= x < `high`."""
     return low + (high - low) * (draw(STEPS) / STEPS)

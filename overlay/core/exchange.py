@@ -5,29 +5,34 @@ state      event                                       next       effects
 READY      slot open                                   SENT       OpenStream: its clove
 SENT       slot open, its clove was never sent         SENT       OpenStream: its clove
 SENT       slot open, its clove was sent               SENT       OpenStream: an attach
-SENT       END on k slots, or silence                  ENDED      Failed, Silent, EndStream
+SENT       END on k slots, or silence                  ENDED      Failed, EndStream, Silent
 SENT       first whole frame                           ANSWERING  Give
 ANSWERING  slot open                                   ANSWERING  OpenStream: clove or attach
 ANSWERING  whole frames                                ANSWERING  Give
-ANSWERING  END on k slots, no whole frame for long     ENDED      Failed, Silent, EndStream
+ANSWERING  END on k slots, no whole frame for long     ENDED      Failed, EndStream, Silent
 ANSWERING  frame END                                   DRAINING   Give, Done
 DRAINING   frame LAST, silence, or more than padding   ENDED      EndStream
-any        chunk does not authenticate                 same       Polluted, EndStream
+any        chunk does not authenticate                 same       EndStream, Polluted
 any        END of a stream that was an attach          same       OpenStream: the clove again
-any        fewer than k slots for too long             ENDED      Failed, EndStream
-any        unread beyond its bound, a bad frame        ENDED      Failed, EndStream
+READY      fewer than k slots for too long             ENDED      Failed
+SENT       fewer than k slots for too long             ENDED      Failed, EndStream
+ANSWERING  fewer than k slots for too long             ENDED      Failed, EndStream
+SENT       a bad frame                                 ENDED      Failed, EndStream
+ANSWERING  unread beyond its bound, a bad frame        ENDED      Failed, EndStream
+DRAINING   a bad frame                                 ENDED      EndStream
 any        cancel                                      ENDED      EndStream
 
 The padding is taken in to its end, however long the answer was; who hangs up before tells its
 length. No honest node pads by more than the next step or the wish, or at less than half its beat.
+Whatever happens to the padding, an answer that is whole is never followed by a failure.
 
-Slot i carries clove i. A slot that is lost and opens again takes the answer up where it stands. A
-model node that does not know an attach never got the clove, so the clove follows.
+Slot i carries clove `cloves[i]`. A slot that is lost and opens again takes the answer up where it
+stands. A model node that does not know an attach never got the clove, so the clove follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -121,7 +126,8 @@ class Polluted:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """The path of `slot` is open and brings nothing, or far less than the others."""
+    """The path of `slot` is open and brings nothing, or far less than the others, or its stream
+    was ended: by its relays, or by the model node."""
 
     slot: int
 
@@ -131,9 +137,13 @@ ExchangeEffect: TypeAlias = OpenStream | EndStream | Give | Done | Failed | Poll
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer; mutable, because it sees every chunk."""
+    """One request and its answer; mutable, because it sees every chunk.
+
+    `cloves[slot]` is the clove that goes over the path of `slot`, in an order of the caller's.
+    """
 
     request: OutgoingRequest
+    cloves: Sequence[int]
     limits: ExchangeLimits = field(default_factory=ExchangeLimits)
     state: str = READY
     _answer: AnswerAssembler = field(init=False)
@@ -203,21 +213,22 @@ class Exchange:
         if self.state == ENDED or slot not in self._carrying:
             return []
         self._observe(now_s)
-        polluted, expected = self._answer.polluted.get(slot, 0), self._answer.next_number
-        ended, heard = self._answer.ended, self._answer.heard.get(slot, -1)
+        clove = self.cloves[slot]
+        polluted, expected = self._answer.polluted.get(clove, 0), self._answer.next_number
+        ended, heard = self._answer.ended, self._answer.heard.get(clove, -1)
         try:
-            pieces = self._answer.feed(slot, chunk)
+            pieces = self._answer.feed(clove, chunk)
         except FrameError as error:
             return self._fail(error)
-        if self._answer.polluted.get(slot, 0) > polluted:
+        if self._answer.polluted.get(clove, 0) > polluted:
             del self._carrying[slot]
             self._count_slots(now_s)
-            return [Polluted(slot), EndStream(slot)]
-        if self.state == SENT and self._answer.heard[slot] > heard:  # no repetition
+            return [EndStream(slot), Polluted(slot)]
+        if self.state == SENT and self._answer.heard[clove] > heard:  # no repetition
             self._since_s = now_s
-        self._heard_since[slot] = max(self._heard_since[slot], self._answer.heard[slot])
+        self._heard_since[slot] = max(self._heard_since[slot], self._answer.heard[clove])
         if self._answer.next_number == expected:
-            return []
+            return self._end() if self._answer.complete else []
         self._since_s = now_s
         self.state = ANSWERING if self.state == SENT else self.state
         effects: list[ExchangeEffect] = []
@@ -278,10 +289,10 @@ class Exchange:
         self._heard_since[slot] = self._answer.next_number - 1
         if kind == _CLOVE:
             self._sent.add(slot)
-            return OpenStream(slot, self.request.streams[slot])
+            return OpenStream(slot, self.request.streams[self.cloves[slot]])
         number = self._attaches.get(slot, 0)
         self._attaches[slot] = number + 1
-        keys = attach.derive(self.request.path_keys[slot])
+        keys = attach.derive(self.request.path_keys[self.cloves[slot]])
         return OpenStream(slot, attach.encode(keys, number, self._answer.next_number))
 
     def _padding_s(self) -> float:
@@ -307,14 +318,17 @@ class Exchange:
         effects: list[ExchangeEffect] = []
         for slot in slots:
             del self._carrying[slot]
-            effects += [Silent(slot), EndStream(slot)]
+            effects += [EndStream(slot), Silent(slot)]
         self._count_slots(now_s)
         return effects
 
     def _fail(self, error: PlanetServeError) -> list[ExchangeEffect]:
-        silent = [Silent(slot) for slot in self._carrying if slot not in self._answer.heard]
+        if self.state == DRAINING:
+            return self._end()
+        heard = self._answer.heard
+        silent = [Silent(slot) for slot in self._carrying if self.cloves[slot] not in heard]
         blamed = isinstance(error, NodeUnreachable | AnswerCutShort)
-        return [Failed(error), *(silent if blamed else []), *self._end()]
+        return [Failed(error), *self._end(), *(silent if blamed else [])]
 
     def _end(self) -> list[ExchangeEffect]:
         self.state = ENDED

@@ -106,7 +106,7 @@ class AnswerAssembler:
     ended: bool = False
     """END was given out: the answer is whole."""
     complete: bool = False
-    """LAST was seen: nothing more comes."""
+    """LAST was seen, or what may not follow END: nothing more comes."""
     polluted: dict[int, int] = field(default_factory=dict)
     heard: dict[int, int] = field(default_factory=dict)
     _keys: tuple[bytes, ...] = field(init=False)
@@ -163,11 +163,14 @@ class AnswerAssembler:
         return frame[0], frame[HEADER_BYTES : HEADER_BYTES + length]
 
     def _in_order(self) -> list[bytes]:
-        data = []
+        data: list[bytes] = []
         while not self.complete and self.next_number in self._whole:
             kind, content = self._whole.pop(self.next_number)
             expected = (PADDING, LAST) if self.ended else (DATA, END, NOTHING)
             if kind not in expected or (content and kind not in (DATA, END)):
+                if self.ended:  # in the same breath: what was whole before stays so
+                    self.complete = True
+                    return data
                 raise FrameError("a frame of the answer is out of its place")
             self.next_number += 1
             if content:

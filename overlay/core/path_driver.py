@@ -11,13 +11,14 @@ path_pool       Built, Served, Failed,        build times, the guards' counts
 the shell       solved                        PuzzleSolved, and the set-up is sent
 client_path     Opened                        PathOpened
 client_path     Chunk, StreamOver             StreamData, StreamDone for its question; PathHeard
+client_path     Pong                          PathHeard
 client_path     Chunk, the first of a stream  PathUsed
 client_path     Broken: a puzzle, building    PuzzleAsked
 client_path     Broken: the guard has no      GuardRefused
                 room, building
 client_path     Broken, anything else         PathBroken
 the shell       link lost, or none            GuardUnreachable for each path over it
-a question      condemned                     PathBroken, and the path is closed
+a question      doubted                       PathDoubted
 
 A reader of this file finds no rule of its own here: `path_set` says when, `choice` whom.
 """
@@ -59,6 +60,7 @@ from overlay.core.path_set_events import (
     NoHops,
     NoSetup,
     PathBroken,
+    PathDoubted,
     PathHeard,
     PathOpened,
     PathUsed,
@@ -193,6 +195,7 @@ class PathDriver:
         except CellError:
             return []  # a first hop that sends garbage fails its path by not answering
         building, heard = running.path.phase == BUILDING, running.path.cells_heard
+        ponged = False
         sends, events = running.path.frame_arrived(frame)
         effects: list[DriverEffect] = list(sends)
         for event in events:
@@ -208,9 +211,10 @@ class PathDriver:
                 case Broken(report, origin):
                     return effects + self._broken(running, report, origin, building, at)
                 case Pong():
-                    pass
+                    ponged = True
         new = running.path.cells_heard > heard
-        if new and not building and at.now_s - running.heard_s >= HEARD_EVERY_S:
+        due = ponged or at.now_s - running.heard_s >= HEARD_EVERY_S
+        if new and not building and due and key in self._paths:
             running.heard_s = at.now_s
             effects += self._happened(key, PathHeard, at)
         return effects
@@ -228,7 +232,8 @@ class PathDriver:
         """What waited for `peer` under `link_id` was dropped, so that the path is of no use."""
         for running in self._paths.values():
             if (running.path.first, running.path.forward_id) == (peer, link_id):
-                return self._abandon(running, at)
+                closing = self._close(running.key)
+                return [*closing, *self._happened(running.key, PathBroken, at)]
         return []
 
     def wanted(self, path: PathKey) -> bool:
@@ -293,16 +298,10 @@ class PathDriver:
             effects += self._happened(running.key, StreamEnded, at)
         return effects
 
-    def condemned(self, number: int, slot: int, question: int, at: Moment) -> list[DriverEffect]:
-        """The slot's path brought nothing, or what does not authenticate. It stays if another
-        question is answered over it."""
+    def doubted(self, number: int, slot: int, at: Moment) -> list[DriverEffect]:
+        """The slot's path brought a question nothing, or what does not authenticate."""
         running = self._in_slot(number, slot)
-        if running is None:
-            return []
-        self.memory.used(running.hops, False)
-        if any(held.question != question for held in running.streams.values()):
-            return []
-        return self._abandon(running, at)
+        return [] if running is None else self._happened(running.key, PathDoubted, at)
 
     def ping(self, number: int, slot: int) -> list[Send]:
         """A loop to the last relay of the slot's path and back."""
@@ -348,8 +347,8 @@ class PathDriver:
                     self.memory.served(hops)
                 case Refused(hops):
                     self.memory.refused(hops, at)
-                case Failed(hops, origin, timed_out):
-                    self.memory.failed(hops, origin, timed_out, at)
+                case Failed(hops, origin, timed_out, in_use):
+                    self.memory.failed(hops, origin, timed_out, in_use, at)
                 case Unreachable(hops):
                     self.memory.unreachable(hops, at)
         return done
@@ -412,7 +411,7 @@ class PathDriver:
         effects: list[DriverEffect] = [StreamData(held.question, running.slot, chunk)]
         if not held.heard:
             held.heard = True
-            self.memory.used(running.hops, True)
+            self.memory.used(running.hops)
             effects += self._happened(running.key, PathUsed, at)
         return effects
 
@@ -438,10 +437,6 @@ class PathDriver:
         elif building and origin is None and report.reason in NO_ROOM:
             event = GuardRefused(path)
         return self._in_set(number, event, at)
-
-    def _abandon(self, running: _Running, at: Moment) -> list[DriverEffect]:
-        closing = self._close(running.key)
-        return [*closing, *self._happened(running.key, PathBroken, at)]
 
     def _in_slot(self, number: int, slot: int) -> _Running | None:
         """The path of the slot, be it open or draining."""

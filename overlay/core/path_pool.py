@@ -14,6 +14,8 @@ TAKEN     conversation over, at rest         -         Close each path
 TAKEN     10 min since first taken, at rest  -         Close each path
 any       shut                               -         Close each path
 
+Paths in doubt (`path_set`) outlast their set, until it is known who is at fault.
+
 A set costs four builds. At `MAX_SETS` the set that was made first of those at rest gives way; where
 all are at work, a question that belongs to no conversation shares the set of another such question:
 then, and only then, can the model node join the two.
@@ -21,7 +23,7 @@ then, and only then, can the model node join the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -29,7 +31,7 @@ from overlay.core.choice import Rules, SetUse
 from overlay.core.diversity import kin_of, shared, traits_of
 from overlay.core.draw import Draw
 from overlay.core.path_set import PathSet, handle, new_set
-from overlay.core.path_set_events import SetEffect, SetEvent, Shut, Tick
+from overlay.core.path_set_events import Close, SetEffect, SetEvent, Shut, Tick
 from planetserve.records import NodeRecord
 
 MAX_SETS = 32
@@ -102,7 +104,7 @@ def take(
             pool, effects = _drop(pool, [own], now_s, draw)
     resting = [n for n, m in pool.members.items() if m.taken_s is not None and not m.running]
     if len(pool.members) >= MAX_SETS and resting:
-        pool, more = _drop(pool, resting[:1], now_s, draw)
+        pool, more = _forget(pool, resting[:1], now_s, draw)
         effects += more
     if session is None and len(pool.members) >= MAX_SETS:
         loose = [n for n, m in pool.members.items() if m.session is None and m.running]
@@ -157,7 +159,8 @@ def in_set(pool: PathPool, number: int, event: SetEvent, now_s: float, draw: Dra
     if member is None:
         return pool, []
     paths, effects = handle(member.paths, event, now_s, draw)
-    return _with(pool, number, replace(member, paths=paths)), _of(number, effects)
+    pool = _kept(pool, number, replace(member, paths=paths))
+    return pool, _of(number, effects)
 
 
 def tick(pool: PathPool, timeout_s: float, now_s: float, draw: Draw) -> Step:
@@ -172,7 +175,7 @@ def tick(pool: PathPool, timeout_s: float, now_s: float, draw: Draw) -> Step:
 
 def shut(pool: PathPool, now_s: float, draw: Draw) -> Step:
     """Close every path."""
-    return _drop(pool, list(pool.members), now_s, draw)
+    return _forget(pool, list(pool.members), now_s, draw)
 
 
 def use_of(pool: PathPool, number: int, slot: int, own: bytes | None) -> SetUse:
@@ -210,13 +213,34 @@ def _new(
 
 
 def _drop(pool: PathPool, numbers: Iterable[int], now_s: float, draw: Draw) -> Step:
-    gone = list(numbers)
+    """Shut sets; what is in doubt of them is left."""
     effects: list[InSet] = []
-    for number in gone:
-        _, closing = handle(pool.members[number].paths, Shut(), now_s, draw)
+    for number in numbers:
+        member = pool.members[number]
+        paths, closing = handle(member.paths, Shut(), now_s, draw)
+        pool = _kept(pool, number, replace(member, paths=paths, session=None))
         effects += _of(number, closing)
-    members = {n: member for n, member in pool.members.items() if n not in gone}
-    return replace(pool, members=members), effects
+    return pool, effects
+
+
+def _forget(pool: PathPool, numbers: Sequence[int], now_s: float, draw: Draw) -> Step:
+    """Close all of their paths."""
+    pool, effects = _drop(pool, numbers, now_s, draw)
+    for number in [n for n in numbers if n in pool.members]:
+        effects += _of(number, [Close(path.path) for path in pool.members[number].paths.doubted])
+        pool = _without(pool, number)
+    return pool, effects
+
+
+def _kept(pool: PathPool, number: int, member: Member) -> PathPool:
+    """With the set, unless it is shut and none of its paths is in doubt."""
+    over = member.paths.shut and not member.paths.doubted
+    return _without(pool, number) if over else _with(pool, number, member)
+
+
+def _without(pool: PathPool, number: int) -> PathPool:
+    members = {n: member for n, member in pool.members.items() if n != number}
+    return replace(pool, members=members)
 
 
 def _with(pool: PathPool, number: int, member: Member) -> PathPool:

@@ -14,6 +14,8 @@ BUILDING  no set-up could be made                    EMPTY     (back-off: nobody
 BUILDING  a puzzle                                   BUILDING  Build with the puzzle
 BUILDING  guard unreachable                          EMPTY     Unreachable
 OPEN      tick, nothing heard for 20 s               OPEN      Ping
+OPEN      doubted, in use by other questions         OPEN      Ping, unless one is under way
+OPEN      doubted, not in use                        EMPTY     SlotLost, Ping, WantHops
 OPEN      tick, two pings unanswered                 EMPTY     SlotLost, Close, Failed
 OPEN      broken, guard unreachable                  EMPTY     SlotLost, Failed, WantHops
 OPEN      tick, life over, idle, more than k open    EMPTY     Served if used, Close, WantHops
@@ -21,11 +23,21 @@ OPEN      tick, life over, in use, more than k open  DRAINING  (no new streams)
 DRAINING  last stream ended                          EMPTY     Served if used, Close, WantHops
 DRAINING  broken, guard unreachable, pings           EMPTY     SlotLost, Failed
 any       shut                                       EMPTY     Served if used, Close
+(doubted) heard                                      -         Served if used, Close
+(doubted) broken, guard unreachable, pings           -         Failed, Close
 
 A path that opened comes to one end: Served when we close it after an answer came over it, Failed
 when it breaks, whatever it carried before. Opening is no success: a guard could open each path and
 end those that a friend of its is not on. Nor is it one to stand unused, however long: a guard could
 save up such successes while its user is away.
+
+A path that brings a question nothing, or nonsense, is doubted: it leaves its slot, and is pinged.
+Cells that are lost or altered on the way never come as cells that open, so when the last relay
+answers, all relays before it did their part, and it or the model node is at fault: the path counts
+as if it had ended at our will. Else a model node could fail the guard of its choice. When there is
+no answer, the path has failed.
+
+A set that is shut keeps the paths in doubt for so long, and nothing else.
 
 A set is ready with k slots OPEN. Age alone never makes a ready set unready. An event of a path
 that is in no slot changes nothing, so that it does not matter in what order events cross.
@@ -50,6 +62,7 @@ from overlay.core.path_set_events import (
     NoHops,
     NoSetup,
     PathBroken,
+    PathDoubted,
     PathEvent,
     PathHeard,
     PathOpened,
@@ -140,6 +153,7 @@ TRANSITIONS = frozenset(
         (BUILDING, GuardUnreachable, EMPTY),
         (OPEN, Tick, EMPTY),
         (OPEN, Tick, DRAINING),
+        (OPEN, PathDoubted, EMPTY),
         (OPEN, PathBroken, EMPTY),
         (OPEN, GuardUnreachable, EMPTY),
         (DRAINING, StreamEnded, EMPTY),
@@ -159,11 +173,13 @@ Step: TypeAlias = tuple["PathSet", list[SetEffect]]
 
 @dataclass(frozen=True, slots=True)
 class PathSet:
-    """`late` are builds that timed out, listened to for what they say of build times."""
+    """`late` are builds that timed out, listened to for what they say of build times; `doubted`
+    are paths that left their slots, until it is known who is at fault."""
 
     rules: Rules
     slots: tuple[Slot, ...]
     late: tuple[Building, ...] = ()
+    doubted: tuple[Open, ...] = ()
     next_path: int = 0
     timeout_s: float = FIRST_TIMEOUT_S
     shut: bool = False
@@ -209,21 +225,23 @@ def phase(slot: Slot) -> str:
 
 def handle(state: PathSet, event: SetEvent, now_s: float, draw: Draw) -> Step:
     """The set after `event` at `now_s`, and what its shell is to do."""
-    if state.shut:
-        return state, []
+    if isinstance(event, Tick):
+        state, effects = _tick_doubted(replace(state, timeout_s=event.timeout_s), now_s)
+        if not state.shut:
+            state, more = _tick(state, now_s, draw)
+            effects += more
+        return state, effects
     match event:
         case Shut():
             return _shut(state)
-        case Tick():
-            return _tick(replace(state, timeout_s=event.timeout_s), now_s, draw)
         case HopsChosen():
             slot = state.slots[event.slot]
-            if not isinstance(slot, Empty):
+            if state.shut or not isinstance(slot, Empty):
                 return state, []
             return _build(state, event.slot, event.hops, slot.fails, {}, now_s)
         case NoHops():
             slot = state.slots[event.slot]
-            if not isinstance(slot, Empty):
+            if state.shut or not isinstance(slot, Empty):
                 return state, []
             return _put(state, event.slot, _backed_off(slot.fails, now_s, draw)), []
     for index, slot in enumerate(state.slots):
@@ -231,6 +249,9 @@ def handle(state: PathSet, event: SetEvent, now_s: float, draw: Draw) -> Step:
             if isinstance(slot, Building):
                 return _while_building(state, index, slot, event, now_s, draw)
             return _while_open(state, index, slot, event, now_s, draw)
+    for slot in state.doubted:
+        if slot.path == event.path:
+            return _while_doubted(state, slot, event)
     return _when_late(state, event, now_s)
 
 
@@ -268,7 +289,7 @@ def _while_building(
             return _put(state, index, sent), []
         case GuardUnreachable():
             return failed, [Unreachable(slot.hops)]
-        case PathHeard() | PathUsed() | StreamBegun() | StreamEnded():
+        case PathHeard() | PathUsed() | PathDoubted() | StreamBegun() | StreamEnded():
             return state, []
 
 
@@ -278,6 +299,8 @@ def _while_open(
     match event:
         case PathHeard():
             return _put(state, index, replace(slot, pings=0, ping_s=_quiet_until(now_s, draw))), []
+        case PathDoubted():
+            return _doubted(state, index, slot, now_s, draw)
         case PathBroken():
             return _lost(state, index, slot, event.origin, now_s, draw)
         case GuardUnreachable():
@@ -295,9 +318,22 @@ def _while_open(
             return state, []
 
 
+def _while_doubted(state: PathSet, slot: Open, event: PathEvent) -> Step:
+    rest = replace(state, doubted=tuple(item for item in state.doubted if item is not slot))
+    match event:
+        case PathHeard():
+            return rest, [*_served(slot), Close(slot.path)]
+        case PathBroken():
+            return rest, [Failed(slot.hops, event.origin, in_use=True)]
+        case GuardUnreachable():
+            return rest, [Failed(slot.hops, None, in_use=True)]
+        case _:
+            return state, []
+
+
 def _when_late(state: PathSet, event: PathEvent, now_s: float) -> Step:
     found = next((build for build in state.late if build.path == event.path), None)
-    passing = PathHeard | PathUsed | PuzzleSolved | StreamBegun | StreamEnded
+    passing = PathHeard | PathUsed | PathDoubted | PuzzleSolved | StreamBegun | StreamEnded
     if found is None or isinstance(event, passing):
         return state, []
     state = replace(state, late=tuple(build for build in state.late if build is not found))
@@ -330,6 +366,20 @@ def _tick(state: PathSet, now_s: float, draw: Draw) -> Step:
     return state, effects
 
 
+def _tick_doubted(state: PathSet, now_s: float) -> Step:
+    effects: list[SetEffect] = []
+    doubted: list[Open] = []
+    for slot in state.doubted:
+        if slot.ping_s > now_s:
+            doubted.append(slot)
+        elif slot.pings < PINGS:
+            doubted.append(_asked(state, slot, now_s))
+            effects.append(Ping(slot.path))
+        else:
+            effects += [Failed(slot.hops, None, in_use=True), Close(slot.path)]
+    return replace(state, doubted=tuple(doubted)), effects
+
+
 def _timed_out(state: PathSet, index: int, slot: Building, now_s: float, draw: Draw) -> Step:
     state = _put(state, index, _backed_off(slot.fails, now_s, draw))
     if slot.since_s is None:
@@ -345,8 +395,22 @@ def _pinged(state: PathSet, index: int, slot: Open, now_s: float, draw: Draw) ->
     if slot.pings >= PINGS:
         state, effects = _lost(state, index, slot, None, now_s, draw)
         return state, [*effects, Close(slot.path)]
-    asked = replace(slot, pings=slot.pings + 1, ping_s=now_s + 2 * state.timeout_s)
-    return _put(state, index, asked), [Ping(slot.path)]
+    return _put(state, index, _asked(state, slot, now_s)), [Ping(slot.path)]
+
+
+def _asked(state: PathSet, slot: Open, now_s: float) -> Open:
+    """The path with one ping more under way."""
+    return replace(slot, pings=slot.pings + 1, ping_s=now_s + 2 * state.timeout_s)
+
+
+def _doubted(state: PathSet, index: int, slot: Open, now_s: float, draw: Draw) -> Step:
+    pings: list[SetEffect] = [] if slot.pings else [Ping(slot.path)]
+    asked = slot if slot.pings else _asked(state, slot, now_s)
+    if slot.streams:
+        return _put(state, index, asked), pings
+    state = replace(state, doubted=(*state.doubted, asked))
+    state, effects = _emptied(state, index, slot, now_s, draw)
+    return state, [SlotLost(index), *pings, *effects]
 
 
 def _aged(state: PathSet, index: int, slot: Open, now_s: float) -> Step:
@@ -370,10 +434,15 @@ def _served(slot: Slot) -> list[SetEffect]:
 def _lost(
     state: PathSet, index: int, slot: Open, origin: int | None, now_s: float, draw: Draw
 ) -> Step:
-    effects: list[SetEffect] = [SlotLost(index), Failed(slot.hops, origin)]
+    failed = Failed(slot.hops, origin, in_use=slot.streams > 0)
+    state, effects = _emptied(state, index, slot, now_s, draw)
+    return state, [SlotLost(index), failed, *effects]
+
+
+def _emptied(state: PathSet, index: int, slot: Open, now_s: float, draw: Draw) -> Step:
     if now_s - slot.opened_s < STEADY_S:
-        return _put(state, index, _backed_off(slot.fails, now_s, draw)), effects
-    return _put(state, index, Empty(now_s)), [*effects, WantHops(index)]
+        return _put(state, index, _backed_off(slot.fails, now_s, draw)), []
+    return _put(state, index, Empty(now_s)), [WantHops(index)]
 
 
 def _build(

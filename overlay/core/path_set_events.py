@@ -58,6 +58,15 @@ class PathUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class PathDoubted:
+    """A question has no use for the path: it brought nothing while others did, its stream was
+    ended, or what came over it does not authenticate. The relays before the last, or those beyond
+    them, may be at fault."""
+
+    path: int
+
+
+@dataclass(frozen=True, slots=True)
 class GuardRefused:
     """The first hop says that it has no room for the path, which is over."""
 
@@ -116,6 +125,7 @@ PathEvent: TypeAlias = (
     | PathHeard
     | PathBroken
     | PathUsed
+    | PathDoubted
     | GuardRefused
     | NoSetup
     | PuzzleAsked
@@ -189,11 +199,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """For the guard's count and, if it `timed_out`, for the build times."""
+    """For the guard's counts and, if it `timed_out`, for the build times; `in_use` says that a
+    question was under way over the path."""
 
     hops: Hops
     origin: int | None
     timed_out: bool = False
+    in_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ broke                     failed                    who reported what about whom
 refused by its first hop  refused                   who reported what about whom
 ended well                served
 first hop not reached     unreachable               its first relay did not answer
-stream answered, or not   used
+stream answered, or path  used
+failed under it
 
 Guards are looked over (`guards.maintained`) before the next choice after the route set has changed,
 a day began, a guard failed, refused or could not be reached. One that did the latter is no first
@@ -147,7 +148,11 @@ class RelayMemory:
         if not late:
             self.guards = guards.built(self.guards, hops.ids[0])
 
-    def failed(self, hops: Hops, origin: int | None, timed_out: bool, at: Moment) -> None:
+    def failed(
+        self, hops: Hops, origin: int | None, timed_out: bool, in_use: bool, at: Moment
+    ) -> None:
+        if in_use and not origin:
+            self.guards = guards.used(self.guards, hops.ids[0], False)
         if timed_out:
             self.build_times = self.build_times.timed_out()
             self._diagnosis = unanswered(self._diagnosis, hops.relays[0], at.now_s)
@@ -166,8 +171,9 @@ class RelayMemory:
         self._diagnosis = unanswered(self._diagnosis, hops.relays[0], at.now_s)
         self._stale = True
 
-    def used(self, hops: Hops, answered: bool) -> None:
-        self.guards = guards.used(self.guards, hops.ids[0], answered)
+    def used(self, hops: Hops) -> None:
+        """A stream of the path was answered."""
+        self.guards = guards.used(self.guards, hops.ids[0], True)
 
     def reported(
         self, hops: Hops, report: Report, origin: int | None, period: int, at: Moment

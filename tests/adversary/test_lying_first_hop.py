@@ -71,7 +71,7 @@ def test_each_failure_of_a_lying_guard_is_held_against_it_and_nobody_else() -> N
     hops = known.choose(SetUse(0), MOMENT)
     assert hops is not None
     for _ in range(5):
-        known.failed(hops, None, False, MOMENT)
+        known.failed(hops, None, False, False, MOMENT)
     guard = known.guards.find(hops.ids[0])
     assert guard is not None
     assert guard.builds == Tally(5, 0)

@@ -201,8 +201,8 @@ class Client:
                 self.memory.opened(hops, duration_s, late)
             case Served(hops):
                 self.memory.served(hops)
-            case Failed(hops, origin, timed_out):
-                self.memory.failed(hops, origin, timed_out, at)
+            case Failed(hops, origin, timed_out, in_use):
+                self.memory.failed(hops, origin, timed_out, in_use, at)
             case Refused(hops):
                 self.memory.refused(hops, at)
             case Unreachable(hops):

@@ -87,7 +87,7 @@ class Client:
         self.memory = RelayMemory(Rules(), GuardRules(), draw, self.own)
         pool = PathPool(Rules(), self.keep_ahead)
         self.paths = PathDriver(pool, self.memory, self.random.randbytes, draw, self.own)
-        self.core = Asking(self.paths, ExchangeLimits())
+        self.core = Asking(self.paths, ExchangeLimits(), draw)
         self.target = replace(relay(900), id=NodeId(TARGET), roles=("model",), name="model-1")
         self.read_routes()
         self.replies: dict[int, Reply] = {}

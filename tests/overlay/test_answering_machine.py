@@ -98,7 +98,7 @@ class AnsweringMachine(RuleBasedStateMachine):
             self.patch.setattr(f"{module}.backward_id", weak_backward_id)
         self.door = Door(LIMITS)
         self.request = self.door.request(b"question" * 400)
-        self.asker = Exchange(self.request)
+        self.asker = Exchange(self.request, range(N))
         self.watch = Watch(lambda: self.asker.state, exchange.TRANSITIONS)
         self.open: set[int] = set()
         self.paths: dict[int, Path] = {}

@@ -153,9 +153,32 @@ def test_a_last_relay_that_changes_an_answer_loses_its_path() -> None:
     assert client.core.hops(question)[1].ids != polluter
     guard = client.memory.guards.find(polluter[0])
     assert guard is not None
-    assert guard.uses.successes < guard.uses.attempts
+    assert guard.uses.successes == guard.uses.attempts  # no first hop can do that
+    assert guard.builds.successes == guard.builds.attempts
     client.finish(question)
     assert client.answers[question] == b"Hello world And more."
+
+
+def test_a_first_hop_that_swallows_an_answer_is_found_by_the_pings() -> None:
+    client = Client(relays=40, keep_ahead=False)
+    question = client.ask()
+    swallower = client.core.hops(question)[2].ids[0]
+    client.damage = lambda carried: (
+        replace(carried, frame=b"") if carried.sender == swallower else carried
+    )
+    for _ in range(frames.WINDOW_FRAMES + 2):
+        client.say(client.replies[question], [(frames.NOTHING, b"")])
+    guard = client.memory.guards.find(swallower)
+    assert guard is not None
+    assert guard.builds == Tally(0, 0)
+    client.finish(question)  # the set is kept until it is known who is at fault
+    client.run(13.0)
+    guard = client.memory.guards.find(swallower)
+    assert guard is not None
+    assert (guard.builds, guard.uses) == (Tally(1, 0), Tally(2, 1))
+    assert client.paths._paths == {}
+    others = {g.builds for g in client.memory.guards.guards if g.node != swallower}
+    assert others == {Tally(1, 1)}
 
 
 def test_puzzles_are_solved() -> None:

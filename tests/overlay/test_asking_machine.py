@@ -13,10 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from overlay.core import exchange
+from overlay.core import exchange, frames
 from overlay.core.path_set import Building, Empty, Open
 from overlay.core.wire import FRAME_BYTES
-from tests.overlay.asking_world import WHOLE, Client
+from tests.overlay.asking_world import ANSWER, WHOLE, Client
 from tests.overlay.world import TARGET, Carried, node_id
 
 RELAYS = 24
@@ -54,6 +54,24 @@ class AskingMachine(RuleBasedStateMachine):
             number = data.draw(st.sampled_from(waiting))
             self.finished.add(number)
             self.client.finish(number)
+
+    @precondition(lambda self: self.finished)
+    @rule(data=st.data(), kind=st.integers(0, 6), word=st.sampled_from([b"", b"more"]))
+    def the_node_goes_on_after_the_end(self, data: st.DataObject, kind: int, word: bytes) -> None:
+        number = data.draw(st.sampled_from(sorted(self.finished)))
+        self.client.say(self.client.replies[number], [(kind, word)])
+
+    @precondition(lambda self: self.client.replies)
+    @rule(data=st.data(), kind=st.integers(0, 6))
+    def the_answer_ends_in_bad_padding(self, data: st.DataObject, kind: int) -> None:
+        waiting = sorted(set(self.client.replies) - self.finished)
+        if waiting:
+            number = data.draw(st.sampled_from(waiting))
+            self.finished.add(number)
+            reply = self.client.replies[number]
+            self.client.say(
+                reply, [*([] if reply.sent else ANSWER), (frames.END, b"."), (kind, b"")]
+            )
 
     @precondition(lambda self: self.client.answers)
     @rule(data=st.data())

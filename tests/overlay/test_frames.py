@@ -145,9 +145,7 @@ def test_a_frame_under_another_reply_key_fails_the_answer() -> None:
         [frames.PADDING],
         [frames.LAST],
         [5],
-        [frames.END, frames.DATA],
-        [frames.END, frames.NOTHING],
-        [frames.END, frames.END],
+        [frames.NOTHING, frames.PADDING],
     ],
 )
 def test_kinds_out_of_their_place_fail_the_answer(kinds: list[int]) -> None:
@@ -158,13 +156,24 @@ def test_kinds_out_of_their_place_fail_the_answer(kinds: list[int]) -> None:
         feed_all(back, chunks(kinds[-1], b"", back.next_number))
 
 
-@pytest.mark.parametrize("kind", [frames.NOTHING, frames.PADDING, frames.LAST])
-def test_frames_that_carry_nothing_hold_no_data(kind: int) -> None:
-    back = assembler()
-    if kind != frames.NOTHING:
-        feed_all(back, chunks(frames.END, b"", 0))
+def test_frames_that_carry_nothing_hold_no_data() -> None:
     with pytest.raises(FrameError, match="place"):
-        feed_all(back, chunks(kind, b"data", back.next_number))
+        feed_all(assembler(), chunks(frames.NOTHING, b"data", 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        *((kind, b"") for kind in (frames.DATA, frames.END, frames.NOTHING, 5)),
+        *((kind, b"data") for kind in (frames.PADDING, frames.LAST)),
+    ],
+)
+def test_what_may_not_follow_the_end_ends_an_answer_that_is_whole(kind: int, data: bytes) -> None:
+    back = assembler()
+    assert feed_all(back, chunks(frames.END, b"all", 0)) == [b"all"]
+    assert feed_all(back, chunks(kind, data, 1)) == []
+    assert back.complete
+    assert feed_all(back, chunks(frames.PADDING, b"", 1)) == []
 
 
 @pytest.mark.parametrize("size", [0, 5, 11, 12, 27, 40])

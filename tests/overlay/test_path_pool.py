@@ -13,7 +13,17 @@ from overlay.core import path_pool
 from overlay.core.choice import Hops, Rules
 from overlay.core.diversity import Conflicts
 from overlay.core.path_pool import MAX_SETS, SET_LIFE_S, InSet, PathPool
-from overlay.core.path_set_events import Build, Close, HopsChosen, PathOpened, WantHops
+from overlay.core.path_set_events import (
+    Build,
+    Close,
+    HopsChosen,
+    PathBroken,
+    PathDoubted,
+    PathEvent,
+    PathHeard,
+    PathOpened,
+    WantHops,
+)
 from planetserve.records import NodeRecord
 from tests.overlay.relays import relay
 
@@ -50,7 +60,7 @@ class Shell:
                 case Close(path):
                     self.standing.discard((item.set, path))
 
-    def happen(self, number: int, event: HopsChosen | PathOpened) -> None:
+    def happen(self, number: int, event: HopsChosen | PathEvent) -> None:
         self.pool, effects = path_pool.in_set(self.pool, number, event, self.now_s, self.draw)
         self.carry_out(effects)
 
@@ -103,6 +113,34 @@ def test_a_client_that_asks_once_has_one_set() -> None:
     shell.give_back(number)
     assert shell.pool.members == {}
     assert shell.standing == set()
+
+
+def test_a_path_in_doubt_outlasts_its_set_until_it_is_known_who_is_at_fault() -> None:
+    for session, ends in ((None, PathHeard(0)), (7, PathHeard(0)), (None, PathBroken(0))):
+        shell = Shell(keep_ahead=False)
+        number = shell.take(session)
+        shell.happen(number, PathDoubted(0))
+        shell.give_back(number)
+        if session is not None:
+            shell.end_session(session)
+        assert shell.standing == {(number, 0)}
+        shell.tick(1.0)
+        assert shell.take(7) != number
+        shell.end_session(7)
+        shell.happen(number, ends)
+        assert number not in shell.pool.members
+        # What broke is over without being closed.
+        assert ((number, 0) in shell.standing) == isinstance(ends, PathBroken)
+    for way in ("time", "shut"):
+        shell = Shell(keep_ahead=False)
+        number = shell.take()
+        shell.happen(number, PathDoubted(0))
+        shell.give_back(number)
+        if way == "shut":
+            shell.shut()
+        for now_s in (7.0, 14.0):
+            shell.tick(now_s)
+        assert (shell.pool.members, shell.standing) == ({}, set())
 
 
 def test_questions_of_no_conversation_share_no_path() -> None:

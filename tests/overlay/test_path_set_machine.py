@@ -37,6 +37,7 @@ from overlay.core.path_set_events import (
     NoHops,
     NoSetup,
     PathBroken,
+    PathDoubted,
     PathHeard,
     PathOpened,
     PathUsed,
@@ -239,6 +240,59 @@ def test_a_quiet_path_is_pinged_twice_and_then_lost() -> None:
     assert effects == [SlotLost(0), Failed(hops(0), None), WantHops(0), Close(0)]
 
 
+def test_a_path_that_is_doubted_is_let_go_when_its_last_relay_answers() -> None:
+    """Whoever is at fault is behind the relays that a guard's count may speak of."""
+    state, effects = run(opened(), (5.0, PathUsed(0)), (6.0, PathDoubted(0)), (6.0, PathDoubted(1)))
+    assert effects == [SlotLost(1), Ping(1), WantHops(1)]
+    assert list(state.open_slots) == [2, 3]
+    assert run(state, (6.1, PathDoubted(0)), (6.1, StreamEnded(0))) == (state, [])
+    assert run(state, (6.2, PathHeard(0)))[1] == [Served(hops(0)), Close(0)]
+    state, effects = run(state, (6.2, PathHeard(0)), (6.3, PathHeard(1)))
+    assert (state.doubted, effects) == ((), [Close(1)])
+    young, effects = run(opened(), (4.9, PathDoubted(0)))
+    assert effects == [SlotLost(0), Ping(0)]
+    assert WantHops(0) not in run(young, (4.93, Tick(3.0)))[1]
+
+
+def test_a_path_that_is_doubted_and_silent_has_failed() -> None:
+    state, _ = run(opened(), (6.0, Tick(1.0)), (6.0, PathDoubted(0)))
+    state, _ = run(state, (6.0, HopsChosen(0, hops(9))), (6.1, PathOpened(4)))
+    assert run(state, (7.9, Tick(1.0)))[1] == []
+    state, effects = run(state, (8.0, Tick(1.0)))
+    assert effects == [Ping(0)]
+    _, effects = run(state, (10.0, Tick(1.0)))
+    assert effects == [Failed(hops(0), None, in_use=True), Close(0)]
+    over, effects = run(state, (8.1, PathBroken(0, 1)))
+    assert (over.doubted, effects) == ((), [Failed(hops(0), 1, in_use=True)])
+    over, effects = run(state, (8.1, GuardUnreachable(0)))
+    assert (over.doubted, effects) == ((), [Failed(hops(0), None, in_use=True)])
+
+
+def test_what_is_in_doubt_outlasts_the_set() -> None:
+    state, _ = run(opened(), (6.0, PathUsed(0)), (6.0, PathDoubted(0)), (6.1, PathDoubted(1)))
+    state, effects = run(state, (6.2, Shut()))
+    assert effects == [Close(2), Close(3)]
+    late: list[SetEvent] = [HopsChosen(0, hops(9)), PathOpened(2), Shut()]
+    for event in late:
+        assert run(state, (6.3, event)) == (state, [])
+    state, effects = run(state, (6.3, PathHeard(0)))
+    assert effects == [Served(hops(0)), Close(0)]
+    _, effects = run(state, (12.1, Tick(1.0)), (14.1, Tick(1.0)))
+    assert effects == [Failed(hops(1), None, in_use=True), Close(1)]
+
+
+def test_a_path_that_others_use_is_pinged_and_stays() -> None:
+    state, _ = run(opened(), (6.0, Tick(1.0)), (6.0, StreamBegun(0)))
+    state, effects = run(state, (6.0, PathDoubted(0)))
+    assert effects == [Ping(0)]
+    assert run(state, (6.1, PathDoubted(0))) == (state, [])
+    heard, _ = run(state, (6.2, PathHeard(0)))
+    assert run(heard, (8.0, Tick(1.0)))[1] == []
+    _, effects = run(state, (8.0, Tick(1.0)), (10.0, Tick(1.0)))
+    failed = Failed(hops(0), None, in_use=True)
+    assert effects == [SlotLost(0), failed, WantHops(0), Close(0)]
+
+
 def test_lives_differ_and_age_leaves_k_open() -> None:
     state = opened(seed=10)
     ends_s = [slot.ends_s for slot in state.slots if isinstance(slot, Open)]
@@ -264,7 +318,7 @@ def test_a_path_in_use_drains_before_it_goes() -> None:
     state, effects = run(state, (901.0, StreamEnded(0)))
     assert effects == []
     broken = run(state, (902.0, PathBroken(0)))[1]
-    assert broken == [SlotLost(0), Failed(hops(0), None), WantHops(0)]
+    assert broken == [SlotLost(0), Failed(hops(0), None, in_use=True), WantHops(0)]
     state, effects = run(state, (902.0, StreamEnded(0)))
     assert effects == [Close(0), WantHops(0)]
 
@@ -329,6 +383,8 @@ class PathSetMachine(RuleBasedStateMachine):
             case Build(path):
                 assert path not in self.standing
                 self.standing.add(path)
+            case Ping(path):
+                assert path in self.standing
             case Close(path):
                 self.standing.discard(path)
                 self.live = {slot: held for slot, held in self.live.items() if held != path}
@@ -350,7 +406,10 @@ class PathSetMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         kind=st.sampled_from(
-            [PathOpened, PathOpened, PathHeard, PathUsed, PathBroken, GuardRefused, NoSetup]
+            [
+                *(PathOpened, PathOpened, PathHeard, PathUsed, PathDoubted, PathBroken),
+                *(GuardRefused, NoSetup),
+            ]
         ),
     )
     def path_event(self, data: st.DataObject, kind: Any) -> None:
@@ -396,11 +455,15 @@ class PathSetMachine(RuleBasedStateMachine):
     def the_shell_has_the_paths_of_the_set_and_no_other(self) -> None:
         held = [slot.path for slot in self.state.slots if not isinstance(slot, Empty)]
         held += [build.path for build in self.state.late]
+        held += [doubted.path for doubted in self.state.doubted]
         assert len(set(held)) == len(held)
         assert set(held) == self.standing
 
     def teardown(self) -> None:
         self.feed(Shut())
+        for _ in range(3):
+            self.now_s += 100.0
+            self.feed(Tick(3.0))
         assert not self.standing
         assert not self.live
 
