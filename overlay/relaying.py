@@ -17,7 +17,7 @@ class RelaySettings:
     `key` the relay's key file, which is made when there is none."""
 
     bind: str
-    key: Path = Path("relay.key")
+    key: Path
     name: str = ""
     public: str = ""
     operator: str = ""

@@ -61,8 +61,9 @@ class AsyncClient:
     the first hops are kept from one run to the next; it is beside the network file if there is
     one, and a client without any chooses new ones each time, which is worse for its user.
 
-    `relay` makes it relay for others while it runs: first hops cannot tell its own questions from
-    those that it passes on, once a verifier has endorsed it and others choose it.
+    `relay` makes it relay for others while it runs: first hops see the same frames of its own
+    questions as of those that it passes on, once a verifier has endorsed it and it is old enough
+    to be chosen for others' first hop (`exposed`); docs/paths.md says what they can tell still.
     """
 
     def __init__(
@@ -134,6 +135,11 @@ class AsyncClient:
             await self._relay.close()
         await self._directory.close()
         await self._ledger.close()
+
+    @property
+    def exposed(self) -> str:
+        """Why relaying does not hide its own questions from first hops yet, if it relays."""
+        return "" if self._relay is None else self._relay.exposed
 
     async def routes(self) -> RouteSet:
         """The newest route set, read now."""

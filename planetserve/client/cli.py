@@ -96,6 +96,12 @@ def ask(
                 _explain(stream.answer)
 
 
+ADVICE = (
+    "note: not relaying for others, which would hide your questions among theirs; name an address "
+    "that others reach with --bind HOST:PORT, or say --no-relay"
+)
+
+
 @app.command()
 def chat(
     network: NetworkOption = None,
@@ -119,23 +125,36 @@ def chat(
         ),
     ] = "",
     key: Annotated[
-        Path, typer.Option(help="The relay's key file; made when there is none.")
-    ] = Path("relay.key"),
+        Path | None,
+        typer.Option(
+            help="The relay's key file, made when there is none; else trusted/relay.key beside "
+            "the network file."
+        ),
+    ] = None,
 ) -> None:
     """Ask questions that follow each other, one a line, until the input ends.
 
     They share paths, which no other question uses. An answer that fails is said, and the
     conversation goes on. With an address to bind it relays for others as long as it runs, so that
-    first hops cannot tell which questions are its own.
+    first hops see no difference between its own questions and others'.
     """
     from overlay.relaying import RelaySettings
     from planetserve.client import Client
+    from planetserve.client.relaying import key_beside
+    from planetserve.network import find_network
 
-    relaying = RelaySettings(bind, key, public=public) if relay and bind else None
+    network = find_network(network)
+    relaying = None
+    if relay and bind:
+        relaying = RelaySettings(bind, key or key_beside(network), public=public)
+    elif relay:
+        print(ADVICE, file=sys.stderr)
     with (
         Client(network, cover=cover, relay=relaying) as connection,
         connection.conversation(system) as conversation,
     ):
+        if connection.exposed:
+            print(f"note: {connection.exposed}", file=sys.stderr)
         for question in _lines():
             try:
                 stream = conversation.stream(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from pathlib import Path
 
+from overlay.core.diversity import seasoned
+from overlay.core.guards import GuardRules
 from overlay.directory import Directory
 from overlay.relay_node import RelayNode
 from overlay.relaying import RelaySettings, announcement
@@ -13,10 +16,35 @@ from planetserve.errors import TransactionRejected
 from planetserve.keylock import locked_key
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
+from planetserve.light.trust import TRUST_FOLDER
 from planetserve.logs import get_logger
+from planetserve.records import RouteSet
 from planetserve.registration import announce
 
+KEY_FILE = "relay.key"
+
 log = get_logger()
+
+
+def key_beside(network_file: Path) -> Path:
+    """The relay's key file, where the client's first hops are, if none is named."""
+    return network_file.parent / TRUST_FOLDER / KEY_FILE
+
+
+def exposed(node: bytes, routes: RouteSet, rules: GuardRules | None = None) -> str:
+    """Why first hops can tell the questions of the relay `node` from what it passes on, for its
+    user to read; empty when others may choose it for their first hop."""
+    rules = rules or GuardRules()
+    relays = routes.relays()
+    own = next((relay for relay in relays if relay.id == node), None)
+    if own is None:
+        why = "no verifier has endorsed this relay yet, and nobody's paths lead through it"
+    elif own not in seasoned(relays, routes.height, rules.min_age_blocks, rules.most):
+        left = own.registered + rules.min_age_blocks - routes.height
+        why = f"this relay is too young to be others' first hop, for {left:,} blocks more"
+    else:
+        return ""
+    return f"{why}; until then first hops can tell that your questions are your own"
 
 
 class ClientRelay:
@@ -29,6 +57,12 @@ class ClientRelay:
         self._stack = ExitStack()
         self._announcing: asyncio.Task[None] | None = None
         self._node: RelayNode | None = None
+
+    @property
+    def exposed(self) -> str:
+        """See `exposed`; empty while it does not run."""
+        routes = self._directory.current
+        return "" if self._node is None or routes is None else exposed(self._node.id, routes)
 
     def start(self) -> RelayNode:
         """Take links, and tell the ledger. Raises `KeyFileError`, `KeyInUseError`, and

@@ -67,6 +67,11 @@ class Client:
         """Questions that follow each other, over paths of their own."""
         return SyncConversation(self, self._client.conversation(system))
 
+    @property
+    def exposed(self) -> str:
+        """See `AsyncClient.exposed`."""
+        return self._client.exposed
+
     def close(self, drain: bool = True) -> None:
         """See `AsyncClient.close`."""
         if self._thread.is_alive():
