@@ -2,11 +2,13 @@
 
 state      event                                       next       effects
 ─────────  ──────────────────────────────────────────  ─────────  ───────────────────────────────
-WAITING    clove; no k of those here belong together   WAITING
-WAITING    clove; the request opens                    RUNNING    RequestReady; END to polluted
+WAITING    clove, attach, stream lost                  WAITING
+WAITING    a choice of k cloves does not open          WAITING
+WAITING    a choice of k cloves opens                  RUNNING    RequestReady; END to polluted
 WAITING    the same, but streams were lost meanwhile   PAUSED     RequestReady; END to polluted
-WAITING    clove; k belong together, no request in it  OVER       END to all
-WAITING    attach, stream lost                         WAITING
+WAITING    it opens, and there is no request in it     OVER       END to all
+WAITING    no choice of all n opened, or of very many  OVER       END to all
+WAITING    too many others wait for another try        OVER       END to all
 WAITING    still incomplete after its time             OVER       END to all
 RUNNING    the next frame is due                       RUNNING    a chunk on each stream
 RUNNING    frame LAST is due                           LINGERING  a chunk on each stream
@@ -28,7 +30,7 @@ A dummy is answered like a question: its first token comes as late as a question
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import NamedTuple, TypeAlias
@@ -50,9 +52,10 @@ OVER = "OVER"
 
 TRANSITIONS = frozenset(
     {
-        (WAITING, "clove_arrived", RUNNING),
-        (WAITING, "clove_arrived", PAUSED),
-        (WAITING, "clove_arrived", OVER),
+        (WAITING, "try_to_open", RUNNING),
+        (WAITING, "try_to_open", PAUSED),
+        (WAITING, "try_to_open", OVER),
+        (WAITING, "refuse", OVER),
         (WAITING, "tick", OVER),
         (WAITING, "give_up", OVER),
         (RUNNING, "beat", LINGERING),
@@ -125,8 +128,8 @@ REFUSED = Report(Reason.TARGET_REFUSED)
 EXPIRED = Report(Reason.EXPIRED)
 CROWDED_OUT = Report(Reason.QUOTA)
 
-Opens: TypeAlias = Callable[[Iterable[sida.Clove]], OpenedRequest]
-"""Opens a request from its cloves; raises what `request.open_request` raises."""
+Opens: TypeAlias = Callable[[sida.Search], OpenedRequest]
+"""Opens a request with one try of its cloves; raises what `request.try_to_open` raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ class Answering:
     pacing: Pacing | None = None
     clove_bytes: int = 0
     kept_bytes: int = 0
-    _cloves: dict[int, sida.Clove] = field(default_factory=dict)
+    _search: sida.Search = field(default_factory=sida.Search)
     _path_keys: dict[int, bytes] = field(default_factory=dict)
     _attach_keys: dict[int, AttachKeys] = field(default_factory=dict)
     _attaches: dict[int, int] = field(default_factory=dict)
@@ -197,9 +200,7 @@ class Answering:
             return None
         return due_s if self._dummy_s is None else min(due_s, self._dummy_s)
 
-    def clove_arrived(
-        self, route: Route, received: ReceivedClove, now_s: float
-    ) -> list[AnsweringEffect]:
+    def clove_arrived(self, route: Route, received: ReceivedClove) -> list[AnsweringEffect]:
         """A clove of this request came over `route`; it is taken once."""
         clove = received.clove
         if (clove.n, clove.k) != (self.n, self.k) or clove.index in self._path_keys:
@@ -210,9 +211,34 @@ class Answering:
         if self.state != WAITING:
             return self._join(clove.index, route, 0)
         self.routes[clove.index] = route
-        self._cloves[clove.index] = clove
+        self._search.add(clove)
         self.clove_bytes += len(clove.fragment)
-        return self._try_to_open(now_s) if len(self._cloves) >= self.k else []
+        return []
+
+    @property
+    def next_bytes(self) -> int:
+        """Of the cloves that `try_to_open` would put together; 0 while there is nothing to try."""
+        return self._search.next_bytes if self.state == WAITING else 0
+
+    @property
+    def was_tried(self) -> bool:
+        return self._search.tries > 0
+
+    def try_to_open(self, now_s: float) -> list[AnsweringEffect]:
+        """One choice of the cloves that are here."""
+        try:
+            opened = self.opens(self._search)
+        except sida.SidaError:
+            if self._search.is_spent or (self.next_bytes == 0 and len(self._search) >= self.n):
+                return self.refuse()
+            return []
+        except RemoteProtocolError:
+            return self.refuse()
+        return self._begin(opened, now_s)
+
+    def refuse(self) -> list[AnsweringEffect]:
+        """There is no request in its cloves, or it takes too much to find out."""
+        return [Count("request_refused"), *self._over(REFUSED)]
 
     def attach_arrived(self, route: Route, index: int, received: Attach) -> list[AnsweringEffect]:
         """The owner of clove `index` wants its frames over `route` from now on."""
@@ -299,15 +325,7 @@ class Answering:
         if self._kept:
             self.kept_bytes -= _cost(self._kept.popleft())
 
-    def _try_to_open(self, now_s: float) -> list[AnsweringEffect]:
-        try:
-            opened = self.opens(self._cloves.values())
-        except sida.SidaError:
-            if len(self._cloves) < self.n:
-                return []
-            return [Count("request_refused"), *self._over(REFUSED)]
-        except RemoteProtocolError:
-            return [Count("request_refused"), *self._over(REFUSED)]
+    def _begin(self, opened: OpenedRequest, now_s: float) -> list[AnsweringEffect]:
         # The request is taken: from here on nothing may fail.
         effects: list[AnsweringEffect] = [Count("request_opened")]
         for index in sorted(opened.polluted):
@@ -320,7 +338,7 @@ class Answering:
             for unused, index in self.attach_ids.items()
             if index not in opened.polluted
         }
-        self._cloves.clear()
+        self._search = sida.Search()
         self.clove_bytes = 0
         self._reply_key = opened.reply_key
         self.pacing = Pacing(now_s, frames.max_data_bytes(self.k), opened.least_frames)
@@ -389,7 +407,7 @@ class Answering:
         gone = self.pacing is not None and not self._sent
         self.state = OVER
         self._kept.clear()
-        self._cloves.clear()
+        self._search = sida.Search()
         self.kept_bytes = self.clove_bytes = 0
         ends: list[AnsweringEffect] = [route.end(report) for route in self.routes.values()]
         return [*([RequestGone(self.request_id)] if gone else []), *ends]

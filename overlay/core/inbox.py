@@ -4,13 +4,17 @@ stream      event                                   next        effects
 ──────────  ──────────────────────────────────────  ──────────  ──────────────────────────────
 -           first chunk                             ASSEMBLING
 ASSEMBLING  chunk                                   ASSEMBLING
-ASSEMBLING  last chunk: a clove of a new request    ATTACHED    (`overlay.core.answering`)
-ASSEMBLING  last chunk: a clove of one that waits   ATTACHED    (`overlay.core.answering`)
+ASSEMBLING  last chunk of a clove                   WHOLE       (`overlay.core.opening`)
 ASSEMBLING  last chunk: an attach of one's owner    ATTACHED    the stream in its place: END
-ASSEMBLING  last chunk: anything else               -           END
+ASSEMBLING  last chunk: any other attach            -           END
+WHOLE       its turn: a clove of a new request      ATTACHED    (`overlay.core.answering`)
+WHOLE       its turn: a clove of one that waits     ATTACHED    (`overlay.core.answering`)
+WHOLE       its turn: anything else                 -           END
+WHOLE       chunk                                   -           END
 -           first chunk, above its neighbour's rate -           END
 ASSEMBLING  nonsense, or too long                   -           END
 ASSEMBLING  room is needed, it is the oldest        -           END
+WHOLE       room is needed, it is the oldest        -           END
 ATTACHED    chunk                                   -           END
 ATTACHED    its request is over                     -           END
 any         STREAM_END, link lost, shed             -           Purge
@@ -24,9 +28,9 @@ the next quarter of an hour: under fresh nonces, for the asker's keys, at the pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeAlias
 
 from overlay.core import attach
 from overlay.core.answering import (
@@ -40,9 +44,11 @@ from overlay.core.answering import (
     AnsweringLimits,
     Route,
 )
-from overlay.core.attach import Attach
+from overlay.core.attach import AttachError
 from overlay.core.effects import Count, Entropy, Neighbour, Peer, Purge, Remember
+from overlay.core.inbox_books import Known, Owner, Stream, backward, drop
 from overlay.core.load import Load, LoadLimits, stream_rate
+from overlay.core.opening import Turns
 from overlay.core.quotas import Buckets
 from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.replay_filter import ReplayFilter
@@ -53,10 +59,10 @@ from overlay.core.request import (
     RequestError,
     StreamReader,
     open_clove,
-    open_request,
     period_of_message,
+    try_to_open,
 )
-from overlay.core.sida import Clove
+from overlay.core.sida import Search
 from overlay.core.wire import (
     STREAM,
     STREAM_END,
@@ -70,9 +76,8 @@ from planetserve.errors import RemoteProtocolError
 DUMMY_DELAY_S = 0.25
 """A dummy's time to its first token before any question had one."""
 DELAYS_KEPT = 64
-
-_Key = TypeVar("_Key")
-_Entry = TypeVar("_Entry")
+TURN = b"turn"
+"""In place of a request's id in `Wake`: it is the turn of what waits to be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +104,6 @@ class InboxLimits(AnsweringLimits):
     """Of frames that are kept for repair."""
 
 
-class _Stream(NamedTuple):
-    reader: StreamReader
-    started_s: float
-
-
-class _Owner(NamedTuple):
-    request_id: bytes
-    clove: int
-
-
-@dataclass(slots=True)
-class _Known:
-    """What was counted of a request so far."""
-
-    neighbour: Neighbour
-    """Who brought the first clove."""
-    routes: dict[int, Route] = field(default_factory=dict)
-    attach_ids: dict[bytes, int] = field(default_factory=dict)
-    clove_bytes: int = 0
-    kept_bytes: int = 0
-    wake_s: float | None = None
-
-
 @dataclass(slots=True)
 class Inbox:
     """All streams and requests of one model node; `target` is its node id. Nothing that arrives
@@ -138,16 +120,19 @@ class Inbox:
     period: int
     neighbour: Callable[[Peer], Neighbour]
     limits: InboxLimits = field(default_factory=InboxLimits)
-    _streams: dict[Route, _Stream] = field(default_factory=dict)
+    _streams: dict[Route, Stream] = field(default_factory=dict)
     _requests: dict[bytes, Answering] = field(default_factory=dict)
-    _known: dict[bytes, _Known] = field(default_factory=dict)
+    _known: dict[bytes, Known] = field(default_factory=dict)
     _waiting: dict[bytes, None] = field(default_factory=dict)
     _running: Load = field(init=False)
+    _turns: Turns = field(default_factory=Turns)
+    _turn_s: float | None = None
+    """When `beat` is to be called for them."""
     _rates: Buckets[Neighbour] = field(default_factory=Buckets)
     """Of new streams."""
-    _attached: dict[Route, _Owner] = field(default_factory=dict)
+    _attached: dict[Route, Owner] = field(default_factory=dict)
     _by_backward: dict[Route, Route] = field(default_factory=dict)
-    _by_attach: dict[bytes, _Owner] = field(default_factory=dict)
+    _by_attach: dict[bytes, Owner] = field(default_factory=dict)
     _delays_s: dict[Neighbour, float] = field(default_factory=dict)
     """From acceptance to first token, of the last question that each of the last neighbours
     brought and the engine answered: whoever asks much says no more than others of how long it
@@ -237,6 +222,8 @@ class Inbox:
 
     def beat(self, request_id: bytes, now_s: float) -> list[InboxEffect]:
         """Send what is due of an answer, as a `Wake` asked for."""
+        if request_id == TURN:
+            return self._turn(now_s)
         answer = self._requests.get(request_id)
         if answer is None:
             return []
@@ -247,7 +234,7 @@ class Inbox:
         if route in self._attached:
             gone = self._stream_gone(route, False, now_s)
             return [Count("chunk_after_clove"), *gone, route.end(Report(Reason.PROTOCOL))]
-        if _backward(route) in self._by_backward:
+        if backward(route) in self._by_backward:
             # Who opens streams chooses their ids: no END, which would end the other one.
             self._forget_stream(route)
             return [Count("stream_refused")]
@@ -256,7 +243,7 @@ class Inbox:
             neighbour = self.neighbour(route.peer)
             if not self._rates.take(neighbour, stream_rate(neighbour), now_s):
                 return [Count("stream_over_rate"), route.end(Report(Reason.QUOTA))]
-            stream = self._streams[route] = _Stream(StreamReader(), now_s)
+            stream = self._streams[route] = Stream(StreamReader(), now_s, neighbour)
         before = len(stream.reader.received)
         try:
             whole = stream.reader.feed(chunk)
@@ -265,12 +252,41 @@ class Inbox:
         self._buffered_bytes += len(stream.reader.received) - before
         if whole is None:
             return self._make_room()
-        self._forget_stream(route)
         if not whole:
+            self._forget_stream(route)
             return [Count("stream_refused"), route.end(Report(Reason.PROTOCOL))]
+        is_attach = whole.startswith(attach.PREFIX)
+        if not is_attach and not self._turns.at_once(now_s):
+            self._turns.wait(stream.neighbour, route)
+            return [*self._make_room(), *self._wake()]
+        self._forget_stream(route)
+        if is_attach:
+            return self._attach_arrived(route, whole)
+        return [*self._open_stream(route, whole, now_s), *self._wake()]
+
+    def _turn(self, now_s: float) -> list[InboxEffect]:
+        """One piece of work, so that frames that are due meanwhile can leave after it."""
+        self._turn_s = None
+        effects: list[InboxEffect] = []
+        item = self._turns.next(now_s)
+        if isinstance(item, Route):
+            whole = bytes(self._streams[item].reader.received)
+            self._forget_stream(item)
+            effects += self._open_stream(item, whole, now_s)
+        elif item is not None:
+            effects += self._try_to_open(self._requests[item], [], now_s)
+        return [*effects, *self._wake()]
+
+    def _wake(self) -> list[InboxEffect]:
+        due_s = self._turns.due_s()
+        if due_s is None or due_s == self._turn_s:
+            return []
+        self._turn_s = due_s
+        return [Wake(TURN, due_s)]
+
+    def _open_stream(self, route: Route, whole: bytes, now_s: float) -> list[InboxEffect]:
+        self._turns.clove(len(whole), now_s)
         try:
-            if whole.startswith(attach.PREFIX):
-                return self._attach_arrived(route, attach.decode(whole))
             received = open_clove(self.target, self.onion_secret, whole)
         except RemoteProtocolError:
             return [Count("clove_refused"), route.end(REFUSED)]
@@ -295,21 +311,34 @@ class Inbox:
                 message_id,
                 clove.n,
                 clove.k,
-                lambda cloves: self._open(message_id, cloves),
+                lambda search: self._open(message_id, search),
                 self.entropy,
                 now_s,
                 self._dummy_delay_s(),
                 self.limits,
             )
             self._waiting[message_id] = None
-            self._known[message_id] = _Known(self.neighbour(route.peer))
+            self._known[message_id] = Known(self.neighbour(route.peer))
+        arrived = answer.clove_arrived(route, received)
+        if answer.next_bytes == 0 or answer.was_tried:
+            return [*self._settle(answer, arrived), *self._make_room()]
+        return [*self._try_to_open(answer, arrived, now_s), *self._make_room()]
+
+    def _try_to_open(
+        self, answer: Answering, before: list[AnsweringEffect], now_s: float
+    ) -> list[InboxEffect]:
+        self._turns.attempt(answer.next_bytes, now_s)
         try:
-            effects = self._settle(answer, answer.clove_arrived(route, received, now_s))
+            effects = [*before, *answer.try_to_open(now_s)]
         finally:
             noted, self._notes = self._notes, []
-        return [*noted, *effects, *self._make_room()]
+        return [*noted, *self._settle(answer, effects)]
 
-    def _attach_arrived(self, route: Route, received: Attach) -> list[InboxEffect]:
+    def _attach_arrived(self, route: Route, whole: bytes) -> list[InboxEffect]:
+        try:
+            received = attach.decode(whole)
+        except AttachError:
+            return [Count("clove_refused"), route.end(REFUSED)]
         owner = self._by_attach.get(received.id)
         if owner is None:
             return [Count("attach_unknown"), route.end(REFUSED)]
@@ -325,16 +354,16 @@ class Inbox:
         effects = self._settle(answer, answer.stream_lost(owner.clove, by_owner, now_s))
         return [Purge(route.peer, backward_id(route.link_id)), *effects]
 
-    def _open(self, message_id: bytes, cloves: Iterable[Clove]) -> OpenedRequest:
-        """Open a request and take it. Raises what `open_request` raises, and `RequestError` when
-        it may not be taken."""
+    def _open(self, message_id: bytes, search: Search) -> OpenedRequest:
+        """Open a request and take it. Raises what `try_to_open` raises, and `RequestError` when it
+        may not be taken."""
         neighbour, n = self._known[message_id].neighbour, self._requests[message_id].n
         give_way = self._running.room(neighbour, n)
         period = period_of_message(message_id)
         if give_way is None or len(self._requests) > self.limits.max_requests:
             self._notes.append(Count("requests_full"))
             raise RequestError("as many requests run as may")
-        opened = open_request(self.target, self.onion_secret, cloves)
+        opened = try_to_open(self.target, self.onion_secret, search)
         is_dummy = opened.kind == DUMMY
         if is_dummy and not self._running.takes_dummy(n):
             self._notes.append(Count("requests_full"))
@@ -351,23 +380,28 @@ class Inbox:
 
     def _settle(self, answer: Answering, effects: Sequence[InboxEffect]) -> list[InboxEffect]:
         """`effects`, with all that is known of `answer` brought up to date."""
-        request_id, over = answer.request_id, answer.state == OVER
+        request_id = answer.request_id
+        if answer.next_bytes == 0:
+            self._turns.forget_request(request_id)
+        elif answer.was_tried and not self._turns.again(request_id):
+            effects = [*effects, *answer.refuse()]
+        over = answer.state == OVER
         known = self._known[request_id]
         routes = {} if over else answer.routes
         if known.routes != routes:
             for route in known.routes.values():
                 del self._attached[route]
-                _drop(self._by_backward, _backward(route), route)
+                drop(self._by_backward, backward(route), route)
             for index, route in routes.items():
-                self._attached[route] = _Owner(request_id, index)
-                self._by_backward[_backward(route)] = route
+                self._attached[route] = Owner(request_id, index)
+                self._by_backward[backward(route)] = route
             known.routes = dict(routes)
         attach_ids = {} if over else answer.attach_ids
         if known.attach_ids != attach_ids:
             for attach_id, index in known.attach_ids.items():
-                _drop(self._by_attach, attach_id, _Owner(request_id, index))
+                drop(self._by_attach, attach_id, Owner(request_id, index))
             for attach_id, index in attach_ids.items():
-                self._by_attach.setdefault(attach_id, _Owner(request_id, index))
+                self._by_attach.setdefault(attach_id, Owner(request_id, index))
             known.attach_ids = dict(attach_ids)
         self._buffered_bytes += answer.clove_bytes - known.clove_bytes
         known.clove_bytes = answer.clove_bytes
@@ -434,6 +468,7 @@ class Inbox:
 
     def _forget_stream(self, route: Route) -> None:
         stream = self._streams.pop(route, None)
+        self._turns.forget_stream(route)
         if stream is not None:
             self._buffered_bytes -= len(stream.reader.received)
 
@@ -442,13 +477,3 @@ class Inbox:
             return DUMMY_DELAY_S
         delays_s = list(self._delays_s.values())
         return delays_s[int.from_bytes(self.entropy(4), "big") % len(delays_s)]
-
-
-def _drop(table: dict[_Key, _Entry], key: _Key, own: _Entry) -> None:
-    """Take out `key`, if what is there is one's own."""
-    if table.get(key) == own:
-        del table[key]
-
-
-def _backward(route: Route) -> Route:
-    return Route(route.peer, backward_id(route.link_id))

@@ -158,7 +158,15 @@ class OpenedRequest:
 def open_request(target: bytes, onion_secret: bytes, cloves: Iterable[sida.Clove]) -> OpenedRequest:
     """From k or more cloves, some of which may be anything. Raises `SidaError` when no k of them
     belong together, else `SealedError` or `RequestError`."""
-    combined = sida.combine_any(cloves)
+    return _opened(target, onion_secret, sida.combine_any(cloves))
+
+
+def try_to_open(target: bytes, onion_secret: bytes, search: sida.Search) -> OpenedRequest:
+    """As `open_request`, with the next choice of the cloves alone."""
+    return _opened(target, onion_secret, search.attempt())
+
+
+def _opened(target: bytes, onion_secret: bytes, combined: sida.Combined) -> OpenedRequest:
     opened = sealed.open_sealed(onion_secret, _REQUEST_INFO + target, combined.message)
     message = opened.plaintext
     if len(message) < HEADER_BYTES or message[0] not in (QUESTION, DUMMY):

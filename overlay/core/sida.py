@@ -140,7 +140,7 @@ class Search:
     def __init__(self) -> None:
         self._cloves: dict[int, Clove] = {}
         self._kinds: dict[_Kind, Choices] = {}
-        self._tries = 0
+        self.tries = 0
         self._next: tuple[Clove, ...] = ()
 
     def __len__(self) -> int:
@@ -149,7 +149,7 @@ class Search:
     @property
     def is_spent(self) -> bool:
         """Whether it is over, however many cloves come."""
-        return self._tries >= MAX_SUBSETS
+        return self.tries >= MAX_SUBSETS
 
     @property
     def next_bytes(self) -> int:
@@ -169,7 +169,7 @@ class Search:
         chosen = self._next
         if not chosen:
             raise SidaError("fewer cloves than are needed")
-        self._tries += 1
+        self.tries += 1
         kind = chosen[0].n, chosen[0].k, chosen[0].length
         try:
             message, key, ciphertext = _open(chosen)

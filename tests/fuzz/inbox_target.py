@@ -122,6 +122,10 @@ class Scene(Door):
         assert len(inbox._streams) <= LIMITS.max_streams
         assert len(inbox._requests) <= LIMITS.max_requests
         assert inbox._notes == []
+        turns = inbox._turns
+        assert set(turns._neighbours) <= set(inbox._streams)
+        assert set(turns._again) == {i.request_id for i in waiting if i.next_bytes}
+        assert len(turns) == 0 or inbox._turn_s is not None
         self.check_load()
         ids = [item.entry for item in self.remembered]
         assert len(set(ids)) == len(ids), "a request was taken twice"
@@ -315,6 +319,7 @@ STEP = {step.__name__[1:]: number for number, step in enumerate(STEPS)}
 def inbox(data: bytes) -> None:
     scene, program = Scene(), Program(data)
     program.run(STEPS, scene, MAX_STEPS)
+    scene.advance(LIMITS.assembly_timeout_s + 1.0)  # what still waits to be opened
     for ready in scene.ready:
         scene.apply(scene.inbox.finish(ready.request_id, scene.now_s))
     scene.advance(SETTLED_S + scene.now_s)

@@ -79,7 +79,7 @@ class Door:
         """What the inbox still holds, by the names of its tables."""
         tables = (
             *("_streams", "_requests", "_known", "_waiting", "_running", "_attached"),
-            *("_by_backward", "_by_attach", "_buffered_bytes", "_kept_bytes"),
+            *("_by_backward", "_by_attach", "_buffered_bytes", "_kept_bytes", "_turns"),
         )
         return [name for name in tables if getattr(self.inbox, name)]
 

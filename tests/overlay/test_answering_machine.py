@@ -49,10 +49,14 @@ class WatchedAnswering(Answering):
         watch.seen = SEEN
         return watch
 
-    def clove_arrived(
-        self, route: Route, received: ReceivedClove, now_s: float
-    ) -> list[AnsweringEffect]:
-        return self.watch.call(super().clove_arrived, route, received, now_s)
+    def clove_arrived(self, route: Route, received: ReceivedClove) -> list[AnsweringEffect]:
+        return self.watch.call(super().clove_arrived, route, received)
+
+    def try_to_open(self, now_s: float) -> list[AnsweringEffect]:
+        return self.watch.call(super().try_to_open, now_s)
+
+    def refuse(self) -> list[AnsweringEffect]:
+        return self.watch.call(super().refuse)
 
     def attach_arrived(self, route: Route, index: int, received: Attach) -> list[AnsweringEffect]:
         return self.watch.call(super().attach_arrived, route, index, received)
@@ -94,7 +98,12 @@ class AnsweringMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("overlay.core.inbox.Answering", WatchedAnswering)
-        for module in ("overlay.core.inbox", "overlay.core.answering", "tests.overlay.door"):
+        for module in (
+            "overlay.core.inbox",
+            "overlay.core.inbox_books",
+            "overlay.core.answering",
+            "tests.overlay.door",
+        ):
             self.patch.setattr(f"{module}.backward_id", weak_backward_id)
         self.door = Door(LIMITS)
         self.request = self.door.request(b"question" * 400)

@@ -340,6 +340,7 @@ def test_a_polluted_clove_is_named_and_the_answer_is_whole() -> None:
     request, other = door.request(b"asked" * 999), Door(seed=5).request(b"other" * 999)
     polluted = door.stream(0, other.streams[0])  # the same seed: of the same message id
     routes = running(door, request, [1, 2, 3])
+    door.advance(0.2)
     assert door.ready[0].payload == b"asked" * 999
     assert door.ended == {polluted: Reason.TARGET_REFUSED}
     assert door.counted["clove_polluted"] == 1
@@ -376,7 +377,7 @@ def test_an_opening_that_fails_leaves_nothing_for_the_next_asker(
     door = Door()
     request = door.request()
     door.deliver(request, [0, 1])
-    for place in ("overlay.core.inbox.open_request", "overlay.core.answering.Pacing"):
+    for place in ("overlay.core.inbox.try_to_open", "overlay.core.answering.Pacing"):
         with monkeypatch.context() as patch:
             patch.setattr(place, failing)
             with pytest.raises(MemoryError):
@@ -415,6 +416,7 @@ def test_cloves_of_two_requests_under_one_id_open_nothing() -> None:
     request, other = door.request(b"asked" * 999), Door(seed=5).request(b"other" * 999)
     for index, part in enumerate([request, other, request, other]):
         door.stream(index, part.streams[index])
+    door.advance(0.2)
     assert door.ready == []
     assert door.counted["request_refused"] == 1
     assert len(door.ended) == 4
