@@ -53,7 +53,6 @@ from overlay.core.quotas import Buckets
 from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.replay_filter import ReplayFilter
 from overlay.core.request import (
-    DUMMY,
     OpenedRequest,
     ReceivedClove,
     RequestError,
@@ -364,17 +363,13 @@ class Inbox:
             self._notes.append(Count("requests_full"))
             raise RequestError("as many requests run as may")
         opened = try_to_open(self.target, self.onion_secret, search)
-        is_dummy = opened.kind == DUMMY
-        if is_dummy and not self._running.takes_dummy(n):
-            self._notes.append(Count("requests_full"))
-            raise RequestError("as many dummies run as may")
         if not self.replay.covers(period) or not self.replay.take(period, message_id):
             raise RequestError("a request of another time, or one that was taken before")
         # It is taken: from here on nothing may fail.
         for request_id in give_way:
             answer = self._requests[request_id]
             self._notes += self._settle(answer, answer.give_way())
-        self._running.begin(message_id, neighbour, n, is_dummy)
+        self._running.begin(message_id, neighbour, n)
         self._notes.append(Remember(period, message_id))
         return opened
 

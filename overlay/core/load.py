@@ -4,7 +4,9 @@ What an answer costs is its cloves: n for each frame, twenty frames a second. Th
 the neighbour that brought the first clove of the request: a node of the ledger, or a stranger, who
 as no relay has little to bring. Where there is no room, what is paused gives way first, the longest
 pause before others; then the newest answer of the neighbour with most, if that one has twice what
-the one who asks would have.
+the one who asks would have. Whether it answers a question or a dummy is not known here: were there
+less room for dummies, who fills that with its own would learn, by what is refused, which requests
+of others are dummies.
 
 The limits are from a measurement: a clove costs 43 us to make (n = 4, k = 3, the books included)
 and 19 us to encrypt and send, so that `max_cloves` keep one core half busy. The rest is for
@@ -28,7 +30,6 @@ class LoadLimits:
     """In cloves of answers that run at a time."""
 
     max_cloves: int = 400
-    max_dummy_cloves: int = 100
     max_cloves_a_node: int = 200
     max_cloves_a_stranger: int = 16
 
@@ -49,7 +50,6 @@ def stream_rate(neighbour: Neighbour) -> Rate:
 class _Running:
     neighbour: Neighbour
     cloves: int
-    is_dummy: bool
 
 
 @dataclass(slots=True)
@@ -63,7 +63,6 @@ class Load:
     """In the order in which they paused."""
     _by_neighbour: dict[Neighbour, int] = field(default_factory=dict)
     _cloves: int = 0
-    _dummy_cloves: int = 0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -71,17 +70,17 @@ class Load:
     def __contains__(self, request_id: bytes) -> bool:
         return request_id in self._running
 
-    def begin(self, request_id: bytes, neighbour: Neighbour, cloves: int, is_dummy: bool) -> None:
+    def begin(self, request_id: bytes, neighbour: Neighbour, cloves: int) -> None:
         """Enter an answer; the caller has made `room`."""
-        self._running[request_id] = _Running(neighbour, cloves, is_dummy)
-        self._count(neighbour, cloves, is_dummy)
+        self._running[request_id] = _Running(neighbour, cloves)
+        self._count(neighbour, cloves)
 
     def end(self, request_id: bytes) -> None:
         """Forget an answer, if it is there."""
         self._paused.pop(request_id, None)
         running = self._running.pop(request_id, None)
         if running is not None:
-            self._count(running.neighbour, -running.cloves, running.is_dummy)
+            self._count(running.neighbour, -running.cloves)
 
     def pause(self, request_id: bytes, is_paused: bool) -> None:
         """Whether frames of an answer have nowhere to go now."""
@@ -89,9 +88,6 @@ class Load:
             self._paused.pop(request_id, None)
         elif request_id in self._running:
             self._paused.setdefault(request_id)
-
-    def takes_dummy(self, cloves: int) -> bool:
-        return self._dummy_cloves + cloves <= self.limits.max_dummy_cloves
 
     def room(self, neighbour: Neighbour, cloves: int) -> list[bytes] | None:
         """The answers that give way to one more of `neighbour`; None: there is no room."""
@@ -125,9 +121,8 @@ class Load:
             give_way(next(i for i in reversed(left) if left[i].neighbour == most))
         return gone
 
-    def _count(self, neighbour: Neighbour, cloves: int, is_dummy: bool) -> None:
+    def _count(self, neighbour: Neighbour, cloves: int) -> None:
         self._cloves += cloves
-        self._dummy_cloves += cloves if is_dummy else 0
         count = self._by_neighbour.get(neighbour, 0) + cloves
         if count:
             self._by_neighbour[neighbour] = count

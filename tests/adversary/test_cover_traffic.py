@@ -13,9 +13,12 @@ from statistics import fmean, pstdev
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from overlay.core.cover import TYPICAL, Shape
 from overlay.core.pacing import BEAT_S
+from overlay.core.reasons import Reason
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
 from overlay.core.request import DUMMY, QUESTION
 from tests.adversary.classify import Examples, by_neighbours, by_regression
@@ -110,3 +113,42 @@ def test_a_dummy_that_is_answered_at_once_would_be(monkeypatch: pytest.MonkeyPat
     door = new_door()
     monkeypatch.setattr(type(door.inbox), "_dummy_delay_s", lambda inbox: 0.0)
     assert best(door) > 0.95
+
+
+ASKED = st.lists(
+    st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 3)), min_size=10, max_size=40
+)
+
+
+@given(ASKED)
+@settings(max_examples=60, deadline=None)
+def test_whatever_runs_a_dummy_is_refused_where_a_question_is_and_nowhere_else(
+    asked: list[tuple[int, bool, int]],
+) -> None:
+    """Relays bring questions and dummies, of which some lose their path; beside it the same with
+    each dummy a question and each question a dummy."""
+    ended: list[list[Reason | None]] = []
+    for is_swapped in (False, True):
+        door = Door()
+        routes = []
+        for relay, is_dummy, luck in asked:
+            kind = DUMMY if is_dummy != is_swapped else QUESTION
+            request = door.request(b"words", kind, 512, n=16, k=1)
+            routes.append(door.stream(relay, request.streams[0]))
+            if luck == 0 and routes[-1] not in door.ended:
+                door.end(routes[-1], Reason.NEIGHBOUR_GONE)
+            door.advance(0.01)
+        ended.append([door.ended.get(route) for route in routes])
+    assert ended[0] == ended[1]
+
+
+def test_one_who_fills_a_node_with_dummies_learns_nothing_of_others() -> None:
+    door = new_door()
+    for _ in range(60):
+        for data in door.request(b"", DUMMY, 512).streams[:3]:
+            door.stream(50, data)
+        door.advance(0.01)
+    for kind in (DUMMY, QUESTION) * 4:
+        routes = door.deliver(door.request(bytes(400), kind, 8), range(4))
+        assert not any(route in door.ended for route in routes)
+        door.advance(0.1)

@@ -44,9 +44,7 @@ LIMITS = InboxLimits(
     linger_s=3.0,
     max_streams=6,
     max_requests=4,
-    load=LoadLimits(
-        max_cloves=20, max_dummy_cloves=8, max_cloves_a_node=18, max_cloves_a_stranger=4
-    ),
+    load=LoadLimits(max_cloves=20, max_cloves_a_node=18, max_cloves_a_stranger=4),
     max_buffered_bytes=8_000,
     max_kept_bytes=60_000,
 )
@@ -139,8 +137,6 @@ class Scene(Door):
         assert load._by_neighbour == shares
         assert all(count <= limits.share(neighbour) for neighbour, count in shares.items())
         assert load._cloves == shares.total() <= limits.max_cloves
-        dummies = sum(item.cloves for item in running if item.is_dummy)
-        assert load._dummy_cloves == dummies <= limits.max_dummy_cloves
         paused = [
             item.request_id
             for item in self.inbox._requests.values()

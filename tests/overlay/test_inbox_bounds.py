@@ -11,7 +11,7 @@ from overlay.core.effects import Count, Neighbour, Peer
 from overlay.core.inbox import Inbox, InboxLimits
 from overlay.core.load import NODE_STREAMS, STRANGER_STREAMS, Load, LoadLimits
 from overlay.core.reasons import Reason
-from overlay.core.request import DUMMY
+from overlay.core.request import DUMMY, QUESTION
 from overlay.core.wire import CELL, CLOSE, FRAME_BYTES, SETUP, STREAM, STREAM_END, encode_frame
 from tests.overlay.door import PERIOD, Door
 from tests.overlay.test_inbox import number
@@ -47,9 +47,8 @@ def test_kept_frames_are_bounded_and_the_largest_answers_give_way() -> None:
 
 
 def test_so_many_requests_run_and_no_more() -> None:
-    door = Door(InboxLimits(load=LoadLimits(max_cloves=8, max_dummy_cloves=4)))
-    kinds = [DUMMY, DUMMY, 0, 0]
-    for kind in kinds:
+    door = Door(InboxLimits(load=LoadLimits(max_cloves=8)))
+    for kind in (DUMMY, QUESTION, DUMMY, QUESTION):
         door.deliver(door.request(b"", kind), [0, 1, 2])
     assert (len(door.ready), door.counted["dummy_opened"]) == (1, 1)
     assert door.counted["requests_full"] == 2
@@ -187,7 +186,7 @@ STEPS = st.tuples(st.integers(0, 9), st.sampled_from(NEIGHBOURS), st.integers(1,
 def test_the_load_is_within_its_limits_whoever_asks(
     steps: list[tuple[int, Neighbour, int]],
 ) -> None:
-    limits = LoadLimits(24, 8, 20, 6)
+    limits = LoadLimits(24, 20, 6)
     load = Load(limits)
     cloves: dict[bytes, tuple[Neighbour, int]] = {}
     for count, (what, neighbour, n) in enumerate(steps):
@@ -204,7 +203,7 @@ def test_the_load_is_within_its_limits_whoever_asks(
                 del cloves[request_id]
             if room is not None:
                 request_id = bytes((count,))
-                load.begin(request_id, neighbour, n, False)
+                load.begin(request_id, neighbour, n)
                 cloves[request_id] = neighbour, n
         assert sum(n for _, n in cloves.values()) <= 24
         for one in NEIGHBOURS:
