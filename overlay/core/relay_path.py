@@ -1,5 +1,5 @@
 """One path at one relay, as far as all relays are alike; what the last one does more is in
-`overlay.core.relay_exit`.
+`overlay.core.relay_exit`. `any` stands for MIDDLE and LAST.
 
 state   event                                next    effects
 ──────  ───────────────────────────────────  ──────  ────────────────────────────────────────────
@@ -9,6 +9,7 @@ MIDDLE  CELL from previous, opens            MIDDLE  CELL to following, a layer 
 MIDDLE  CELL from following                  MIDDLE  CELL to previous, a layer more
 LAST    CELL from previous, opens            LAST    what its payload asks for
 any     CELL from previous, does not open    GONE    ERROR to the owner, CLOSE to following
+any     frame of a kind not for this place   GONE    ERROR to the owner, CLOSE to following
 any     CLOSE from previous, previous gone   GONE    CLOSE to following
 MIDDLE  CLOSE from following, it is gone     GONE    ERROR to the owner
 any     too old, idle, another's turn, the   GONE    ERROR to the owner, CLOSE to following
