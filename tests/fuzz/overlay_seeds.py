@@ -9,7 +9,7 @@ from overlay.core import attach as attaches
 from overlay.core import payload as payloads
 from overlay.core import setup, sida
 from overlay.core.build_times import BuildTimes
-from overlay.core.guards import Guard, GuardList, Tally
+from overlay.core.guards import Barred, Guard, GuardList, Tally
 from overlay.core.layer import PAYLOAD_BYTES, wrap
 from overlay.core.reasons import Reason, Report
 from overlay.core.wire import BODY_BYTES, CLOSE, SETUP, STREAM, encode_frame, stream_frame
@@ -284,7 +284,9 @@ def reasons() -> Iterator[bytes]:
 def guard_file() -> Iterator[bytes]:
     guard = Guard(bytes(range(20)), 20_000, 20_070, None, Tally(30, 29), Tally(4, 4))
     other = Guard(bytes(range(1, 21)), 20_000, None, 20_030, Tally(), Tally())
-    kept = Kept(GuardList((guard, other), (19_000,)), BuildTimes((0.125, 0.25)))
+    barred = (Barred(bytes(range(2, 22)), 19_000),)
+    guards = GuardList((guard, other), (19_000,), barred=barred)
+    kept = Kept(guards, BuildTimes((0.125, 0.25)))
     whole = json.dumps(write_kept(kept, overlay_targets.CHAIN)).encode()
     yield whole
     yield whole.replace(bytes(range(20)).hex().encode(), b"00 " * 13 + b" ")
