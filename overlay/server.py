@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge
 
-from overlay.core.answering import AnswerSent, RequestGone, RequestReady, Room
+from overlay.core.answering import AnswerSent, DummyReady, RequestGone, RequestReady, Room
 from overlay.core.effects import Count, Peer, Purge, Remember, Send
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.setup import period_of
@@ -103,6 +103,14 @@ class IncomingRequest:
 Handler = Callable[[IncomingRequest], Coroutine[None, None, None]]
 
 
+async def _say_nothing(delay_s: float, request: IncomingRequest) -> None:
+    """Answers a dummy: the same steps as a question's, with an engine that has no words."""
+    await request.write(b"")
+    await asyncio.sleep(delay_s)
+    await request.write(b"")
+    request.end()
+
+
 class OverlayServer:
     """Serves requests that reach `bind` (HOST:PORT) with `handler`, each in a task of its own;
     `replay_folder` is where it keeps which requests it took."""
@@ -146,7 +154,7 @@ class OverlayServer:
 
     @property
     def running(self) -> int:
-        """Requests whose handler runs."""
+        """Requests whose handler runs, dummies too."""
         return len(self._running)
 
     async def start(self) -> int:
@@ -192,7 +200,9 @@ class OverlayServer:
                 case Remember():
                     self._keep(partial(self._replay.remember, effect))
                 case RequestReady():
-                    self._begin(effect.request_id, effect.payload)
+                    self._begin(effect.request_id, effect.payload, self._handler)
+                case DummyReady():
+                    self._begin(effect.request_id, b"", partial(_say_nothing, effect.delay_s))
                 case _:
                     self._tell(effect)
 
@@ -228,7 +238,7 @@ class OverlayServer:
         self._timers.pop(request_id, None)
         self._carry_out(self._inbox.beat(request_id, self._now_s()))
 
-    def _begin(self, request_id: bytes, payload: bytes) -> None:
+    def _begin(self, request_id: bytes, payload: bytes, handler: Handler) -> None:
         def write(data: bytes) -> bool:
             self._carry_out(self._inbox.write(request_id, data, self._now_s()))
             return self._inbox.has_room(request_id)
@@ -237,10 +247,10 @@ class OverlayServer:
             self._carry_out(self._inbox.finish(request_id, self._now_s()))
 
         request = self._running[request_id] = IncomingRequest(payload, write, finish)
-        self._spawn(self._serve(request_id, request))
+        self._spawn(self._serve(request_id, request, handler))
 
-    async def _serve(self, request_id: bytes, request: IncomingRequest) -> None:
-        handler = asyncio.create_task(self._handler(request))
+    async def _serve(self, request_id: bytes, request: IncomingRequest, handles: Handler) -> None:
+        handler = asyncio.create_task(handles(request))
         leaver = asyncio.create_task(request.gone())
         try:
             await asyncio.wait({handler, leaver}, return_when=asyncio.FIRST_COMPLETED)

@@ -24,7 +24,7 @@ opened     clove or attach                             same       the kept frame
 
 The last `WINDOW_FRAMES` frames are kept, each as what it was made from: a
 hundred bytes and its data in place of n cloves, for who joins late or takes the answer up again.
-A dummy is answered like a question: its first token comes as late as a question's did lately.
+A dummy is a question of which nobody says anything: `DummyReady` in place of `RequestReady`.
 """
 
 from __future__ import annotations
@@ -84,6 +84,15 @@ class RequestReady:
 
 
 @dataclass(frozen=True, slots=True)
+class DummyReady:
+    """To be accepted as late as a question is, by an empty `write`; another one, its first token,
+    comes `delay_s` later, then `finish`. Ids of dummies are in no other effect."""
+
+    request_id: bytes
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RequestGone:
     """Nobody waits for the answer of a running request any more."""
 
@@ -105,7 +114,7 @@ class Room:
 
 
 AnsweringEffect: TypeAlias = (
-    Send | Count | Purge | Remember | RequestReady | RequestGone | AnswerSent | Room
+    Send | Count | Purge | Remember | RequestReady | DummyReady | RequestGone | AnswerSent | Room
 )
 
 
@@ -150,8 +159,8 @@ class _Kept(NamedTuple):
 class Answering:
     """Mutable, because it is asked for every frame.
 
-    `routes[i]` is the stream that clove i's chunks take now. `dummy_delay_s` is how long after its
-    acceptance a dummy's first token comes.
+    `routes[i]` is the stream that clove i's chunks take now. `dummy_delay_s` draws how late a
+    dummy's first token is.
     """
 
     request_id: bytes
@@ -160,7 +169,7 @@ class Answering:
     opens: Opens
     entropy: Entropy
     started_s: float
-    dummy_delay_s: float = 0.0
+    dummy_delay_s: Callable[[], float] = float
     limits: AnsweringLimits = field(default_factory=AnsweringLimits)
     state: str = WAITING
     routes: dict[int, Route] = field(default_factory=dict)
@@ -185,7 +194,7 @@ class Answering:
     _delay_s: float | None = None
     _since_s: float = 0.0
     """Since when it is paused, or lingers."""
-    _dummy_s: float | None = None
+    _is_dummy: bool = False
     _sent: bool = False
 
     @property
@@ -196,9 +205,7 @@ class Answering:
     def due_s(self) -> float | None:
         """When to call `beat`; None while no frame is due at any time."""
         due_s = self.pacing.due_s() if self.pacing is not None else None
-        if due_s is None or self.state == OVER:
-            return None
-        return due_s if self._dummy_s is None else min(due_s, self._dummy_s)
+        return None if self.state == OVER else due_s
 
     def clove_arrived(self, route: Route, received: ReceivedClove) -> list[AnsweringEffect]:
         """A clove of this request came over `route`; it is taken once."""
@@ -279,7 +286,7 @@ class Answering:
             self._delay_s = now_s - self._accepted_s
             return None
         delay_s, self._delay_s = self._delay_s, None
-        return delay_s
+        return None if self._is_dummy else delay_s
 
     def finish(self, now_s: float) -> None:
         """The answer is whole."""
@@ -290,10 +297,6 @@ class Answering:
         """All frames that are due."""
         if self.pacing is None or self.state != RUNNING:
             return []
-        if self._dummy_s is not None and now_s >= self._dummy_s:
-            self._dummy_s = None
-            self.pacing.write(b"", now_s)
-            self.pacing.finish(now_s)
         had_room = self.pacing.has_room
         effects: list[AnsweringEffect] = []
         while (frame := self.pacing.take(now_s)) is not None:
@@ -346,10 +349,9 @@ class Answering:
         self._count_streams(now_s)
         if opened.kind == request.QUESTION:
             return [*effects, RequestReady(self.request_id, opened.payload)]
-        self.pacing.write(b"", now_s)
-        self._dummy_s = now_s + self.dummy_delay_s
-        self._sent = True  # nobody waits to hear of it
-        return [*effects, Count("dummy_opened")]
+        self._is_dummy = self._sent = True  # nobody waits to hear of it
+        ready = DummyReady(self.request_id, self.dummy_delay_s())
+        return [*effects, Count("dummy_opened"), ready]
 
     def _join(self, index: int, route: Route, first_frame: int) -> list[AnsweringEffect]:
         """Frames from `first_frame` on, as far as they are kept, and the later ones over `route`:

@@ -47,6 +47,7 @@ from overlay.core.answering import (
 from overlay.core.attach import AttachError
 from overlay.core.effects import Count, Entropy, Neighbour, Peer, Purge, Remember
 from overlay.core.inbox_books import Known, Owner, Stream, backward, drop
+from overlay.core.lateness import Lateness
 from overlay.core.load import Load, LoadLimits, stream_rate
 from overlay.core.opening import Turns
 from overlay.core.quotas import Buckets
@@ -72,9 +73,6 @@ from overlay.core.wire import (
 )
 from planetserve.errors import RemoteProtocolError
 
-DUMMY_DELAY_S = 0.25
-"""A dummy's time to its first token before any question had one."""
-DELAYS_KEPT = 64
 TURN = b"turn"
 """In place of a request's id in `Wake`: it is the turn of what waits to be opened."""
 
@@ -132,10 +130,7 @@ class Inbox:
     _attached: dict[Route, Owner] = field(default_factory=dict)
     _by_backward: dict[Route, Route] = field(default_factory=dict)
     _by_attach: dict[bytes, Owner] = field(default_factory=dict)
-    _delays_s: dict[Neighbour, float] = field(default_factory=dict)
-    """From acceptance to first token, of the last question that each of the last neighbours
-    brought and the engine answered: whoever asks much says no more than others of how long it
-    takes."""
+    _lateness: Lateness = field(default_factory=Lateness)
     _notes: list[InboxEffect] = field(default_factory=list)
     """What opening a request has for effects, beside those of its `Answering`."""
     _buffered_bytes: int = 0
@@ -199,11 +194,7 @@ class Inbox:
             return []
         delay_s = answer.write(data, now_s)
         if delay_s is not None:
-            neighbour = self._known[request_id].neighbour
-            self._delays_s.pop(neighbour, None)
-            self._delays_s[neighbour] = delay_s
-            if len(self._delays_s) > DELAYS_KEPT:
-                del self._delays_s[next(iter(self._delays_s))]
+            self._lateness.seen(self._known[request_id].neighbour, delay_s)
         return self._settle(answer, [])
 
     def finish(self, request_id: bytes, now_s: float) -> list[InboxEffect]:
@@ -313,7 +304,7 @@ class Inbox:
                 lambda search: self._open(message_id, search),
                 self.entropy,
                 now_s,
-                self._dummy_delay_s(),
+                lambda: self._lateness.draw_s(self.entropy),
                 self.limits,
             )
             self._waiting[message_id] = None
@@ -466,9 +457,3 @@ class Inbox:
         self._turns.forget_stream(route)
         if stream is not None:
             self._buffered_bytes -= len(stream.reader.received)
-
-    def _dummy_delay_s(self) -> float:
-        if not self._delays_s:
-            return DUMMY_DELAY_S
-        delays_s = list(self._delays_s.values())
-        return delays_s[int.from_bytes(self.entropy(4), "big") % len(delays_s)]

@@ -9,7 +9,7 @@ from random import Random
 from nacl.bindings import crypto_scalarmult_base
 
 from overlay.core import sealed, sida
-from overlay.core.answering import AnswerSent, RequestGone, RequestReady, Room, Route
+from overlay.core.answering import AnswerSent, DummyReady, RequestGone, RequestReady, Room, Route
 from overlay.core.effects import Count, Neighbour, Peer, Purge, Remember, Send
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.payload import CHUNK_BYTES, OPEN_CHUNK_BYTES
@@ -72,6 +72,8 @@ class Door:
         self.answered: list[bytes] = []
         self.remembered: list[Remember] = []
         self.wakes: dict[bytes, float] = {}
+        self.dummies: dict[bytes, float] = {}
+        """When the first token of each is due."""
         self._by_backward: dict[tuple[Peer, bytes], Route] = {}
 
     @property
@@ -130,21 +132,28 @@ class Door:
         until_s = self.now_s + seconds
         while True:
             request_id = min(self.wakes, key=lambda item: self.wakes[item], default=None)
+            dummy = min(self.dummies, key=lambda item: self.dummies[item], default=None)
             next_s = min(
-                int(self.now_s) + 1.0, until_s, self.wakes[request_id] if request_id else until_s
+                *(int(self.now_s) + 1.0, until_s),
+                self.wakes[request_id] if request_id else until_s,
+                self.dummies[dummy] if dummy else until_s,
             )
             self.now_s = max(self.now_s, next_s)
-            if request_id is not None and self.wakes[request_id] <= self.now_s:
+            if dummy is not None and self.dummies[dummy] <= self.now_s:
+                del self.dummies[dummy]
+                self.apply(self.inbox.write(dummy, b"", self.now_s))
+                self.apply(self.inbox.finish(dummy, self.now_s))
+            elif request_id is not None and self.wakes[request_id] <= self.now_s:
                 del self.wakes[request_id]
                 self.apply(self.inbox.beat(request_id, self.now_s))
             elif self.now_s == int(self.now_s):
                 self.apply(self.inbox.tick(self.now_s, self.period))
-            if self.now_s >= until_s and not any(
-                wake_s <= until_s for wake_s in self.wakes.values()
-            ):
+            due_s = (*self.wakes.values(), *self.dummies.values())
+            if self.now_s >= until_s and not any(at_s <= until_s for at_s in due_s):
                 return
 
     def apply(self, effects: Iterable[InboxEffect]) -> None:
+        accepted: list[bytes] = []
         for effect in effects:
             if isinstance(effect, Send):
                 self._sent(effect)
@@ -153,6 +162,9 @@ class Door:
             elif isinstance(effect, RequestReady):
                 assert self.remembered[-1].entry == effect.request_id
                 self.ready.append(effect)
+            elif isinstance(effect, DummyReady):
+                self.dummies[effect.request_id] = self.now_s + effect.delay_s
+                accepted.append(effect.request_id)
             elif isinstance(effect, RequestGone):
                 self.gone.append(effect.request_id)
             elif isinstance(effect, AnswerSent):
@@ -165,6 +177,8 @@ class Door:
                     self.wakes[effect.request_id] = effect.at_s
             else:
                 assert isinstance(effect, Purge | Room)
+        for request_id in accepted:
+            self.apply(self.inbox.write(request_id, b"", self.now_s))
 
     def _sent(self, send: Send) -> None:
         if send.peer == HOSTILE:

@@ -438,7 +438,7 @@ def test_a_dummy_is_answered_without_the_engine_as_late_as_a_question() -> None:
     assert (read(back, door, routes), back.complete, door.ready) == (b"", True, [])
     times = [at_s for at_s, route in door.times if route == routes[0]]
     assert len(times) == 1 + 24
-    assert times[1] - times[0] == pytest.approx(0.25)
+    assert 0.07 < times[1] - times[0] < 0.9
     assert door.gone == door.answered == []
     door.deliver(door.request(), [0, 1, 2])
     door.write(b"accepted")
@@ -448,9 +448,11 @@ def test_a_dummy_is_answered_without_the_engine_as_late_as_a_question() -> None:
     refuse(door)
     late = running(door, door.request(b"", DUMMY, 20), [0, 1, 2])
     began_s = door.now_s
-    door.advance(1.0)
+    door.advance(2.5)
     times = [at_s - began_s for at_s, route in door.times if route == late[0]]
-    assert times[:2] == pytest.approx([0.0, 0.7])
+    assert times[0] == 0.0
+    assert 0.2 < times[1] < 2.3
+    assert abs(times[1] - 0.7) > 0.001
 
 
 def refuse(door: Door) -> None:
@@ -471,7 +473,7 @@ def test_one_neighbour_has_one_say_in_how_late_dummies_are() -> None:
         door.write(b"another")
         door.finish()
         door.advance(1.0)
-    assert sorted(door.inbox._delays_s.values()) == pytest.approx([0.01, 0.7])
+    assert sorted(door.inbox._lateness._delays_s.values()) == pytest.approx([0.01, 0.7])
 
 
 def test_a_chunk_after_the_clove_ends_the_stream() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from overlay.core.answering import DummyReady, RequestReady
 from overlay.core.effects import Remember
+from overlay.core.inbox import InboxEffect
 from overlay.core.setup import period_of
 from overlay.replay_log import ReplayLog
 from overlay.server import EVENTS, IncomingRequest, OverlayServer, ReplyGone
@@ -131,3 +133,40 @@ async def test_a_server_that_was_never_started_closes(tmp_path: Path) -> None:
     server = OverlayServer(seeded_identity(9), "127.0.0.1:0", nothing, tmp_path / "replay")
     await server.close()
     assert (tmp_path / "replay" / "clean").exists()
+
+
+class Noting:
+    """In place of an inbox: at which turn of the event loop it is told of the acceptance."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.written: dict[bytes, int] = {}
+
+    def write(self, request_id: bytes, data: bytes, now_s: float) -> list[InboxEffect]:
+        self.written.setdefault(request_id, self.turns)
+        return []
+
+    def finish(self, request_id: bytes, now_s: float) -> list[InboxEffect]:
+        return []
+
+    def has_room(self, request_id: bytes) -> bool:
+        return True
+
+
+async def test_a_dummy_is_accepted_as_many_turns_of_the_loop_later_as_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def accepting(request: IncomingRequest) -> None:
+        await request.write(b"accepted")
+        request.end()
+
+    server = OverlayServer(seeded_identity(9), "127.0.0.1:0", accepting, tmp_path / "replay")
+    noting = Noting()
+    monkeypatch.setattr(server, "_inbox", noting)
+    server._carry_out([RequestReady(b"question", b"payload"), DummyReady(b"dummy", 0.0)])
+    assert noting.written == {}
+    while server.running or noting.turns < 3:
+        noting.turns += 1
+        await asyncio.sleep(0)
+    assert noting.written[b"question"] == noting.written[b"dummy"] > 0
+    await server.close()
