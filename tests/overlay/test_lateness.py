@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 from statistics import fmean, pstdev
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from overlay.core.effects import Entropy, Neighbour
+from overlay.core.effects import Neighbour
 from overlay.core.lateness import FIRST_S, KEPT, Lateness
 
 DRAWS = 1000
@@ -26,22 +25,59 @@ def filled(delays_s: list[float]) -> Lateness:
 
 
 def drawn(lateness: Lateness, count: int = DRAWS) -> list[float]:
-    """Evenly over what the entropy may be."""
-    return [lateness.draw_s(giving((2 * number + 1 << 47) // count)) for number in range(count)]
+    entropy = Random(7).randbytes
+    return [lateness.draw_s(entropy) for _ in range(count)]
 
 
-def giving(part: int) -> Entropy:
-    return lambda size: part.to_bytes(size, "big")
+def two_groups(random: Random) -> float:
+    """A cache that holds the question, or does not."""
+    return random.uniform(0.04, 0.06) + 0.9 * random.randrange(2)
 
 
-@given(st.lists(st.integers(1, 60_000), min_size=2, max_size=KEPT, unique=True))
-@settings(max_examples=30, deadline=None)
-def test_a_draw_is_as_likely_between_any_two_that_were_seen(delays_ms: list[int]) -> None:
-    delays_s = [delay_ms / 1000 for delay_ms in delays_ms]
-    known = sorted(delays_s)
-    places = Counter(bisect(known, delay_s) for delay_s in drawn(filled(delays_s)))
-    wanted = DRAWS / (len(known) + 1)
-    assert all(abs(places[gap] - wanted) <= 3 for gap in range(len(known) + 1))
+ENGINES: list[Callable[[Random], float]] = [
+    lambda random: random.gammavariate(4.0, 0.1),
+    lambda random: random.lognormvariate(-1.0, 1.0),
+    two_groups,
+]
+
+
+def nearness(known: list[float], delays_s: list[float]) -> list[float]:
+    """To the nearest of `known`, as who remembers those would look at it."""
+    return [min(abs(math.log(delay_s / before)) for before in known) for delay_s in delays_s]
+
+
+def told(engine: Callable[[Random], float], draws: Callable[[list[float]], list[float]]) -> float:
+    """How often one who knows all that is kept is right, with the best threshold of nearness."""
+    random = Random(3)
+    questions: list[float] = []
+    dummies: list[float] = []
+    for _ in range(80):
+        known = [engine(random) for _ in range(60)]
+        questions += nearness(known, [engine(random) for _ in range(50)])
+        dummies += nearness(known, draws(known))
+    questions.sort()
+    dummies.sort()
+    return max(
+        0.5 + abs(bisect(questions, at) / len(questions) - bisect(dummies, at) / len(dummies)) / 2
+        for at in (*questions, *dummies)
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_knows_all_that_is_kept_hardly_tells_a_dummy(
+    engine: Callable[[Random], float],
+) -> None:
+    """Of 8,000; the standard error is .006. Delays that are repeated it tells always, and those
+    that lie between two neighbours in nearly three cases of five."""
+    random = Random(4)
+
+    def between(known: list[float]) -> list[float]:
+        pairs = list(pairwise(sorted(known)))
+        return [random.uniform(*random.choice(pairs)) for _ in range(50)]
+
+    assert told(engine, lambda known: drawn(filled(known), 50)) < 0.56
+    assert told(engine, between) > 0.57
+    assert told(engine, lambda known: random.sample(known, 50)) > 0.95
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.5, 1.5])
@@ -59,17 +95,15 @@ def test_draws_are_spread_as_wide_as_what_was_seen(spread: float) -> None:
 
 
 def test_what_is_empty_between_two_groups_stays_nearly_so() -> None:
-    """A cache that holds the question, or does not."""
     random = Random(1)
-    seen_s = [random.uniform(0.04, 0.06) + 0.9 * (number % 2) for number in range(60)]
-    between = [delay_s for delay_s in drawn(filled(seen_s)) if 0.07 < delay_s < 0.9]
-    assert len(between) <= DRAWS / 60
+    draws = drawn(filled([two_groups(random) for _ in range(60)]))
+    assert len([delay_s for delay_s in draws if 0.07 < delay_s < 0.85]) <= DRAWS / 60
 
 
 @pytest.mark.parametrize("delays_s", [[], [0.25]])
 def test_where_little_is_known_draws_are_spread_around_it(delays_s: list[float]) -> None:
     draws = drawn(filled(delays_s))
-    assert sorted(draws)[DRAWS // 2] == pytest.approx(FIRST_S, rel=0.01)
+    assert sorted(draws)[DRAWS // 2] == pytest.approx(FIRST_S, rel=0.1)
     assert (min(draws) > FIRST_S / 4, max(draws) < FIRST_S * 4) == (True, True)
     assert len(set(draws)) == DRAWS
 
