@@ -10,7 +10,8 @@ of others are dummies.
 
 The limits are from a measurement: a clove costs 43 us to make (n = 4, k = 3, the books included)
 and 19 us to encrypt and send, so that `max_cloves` keep one core half busy. The rest is for
-cloves that come in, at 0.3 ms each, and for frames that are sent again.
+cloves that come in, which take half a core at most whoever brings them (`overlay.core.opening`),
+and for frames that are sent again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from overlay.core.effects import Neighbour
 from overlay.core.quotas import Rate
 
 NODE_STREAMS = Rate(50.0, 500)
-"""New streams of one relay; each costs 0.3 ms to open, whatever is in it."""
+"""New streams of one relay; each costs 0.33 to 0.7 ms to open, whatever is in it."""
 STRANGER_STREAMS = Rate(5.0, 50)
 
 
