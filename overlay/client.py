@@ -91,7 +91,7 @@ class OverlayClient:
         self._memory = RelayMemory(rules, GuardRules(rules.n), draw, own)
         pool = PathPool(rules, self.settings.keep_ahead)
         driver = PathDriver(pool, self._memory, os.urandom, draw, own)
-        self._asking = Asking(driver, self.settings.limits, draw)
+        self._asking = Asking(driver, self.settings.limits, os.urandom, draw)
         self._own_links = links is None
         self._links = links or Links(
             directory.resolve, self.frame_arrived, self.peer_gone, self.shed

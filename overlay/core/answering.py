@@ -35,12 +35,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import NamedTuple, TypeAlias
 
-from overlay.core import attach, frames, pacing, request, sida
-from overlay.core.attach import Attach, AttachError, AttachKeys
+from overlay.core import frames, pacing, request, sida
 from overlay.core.effects import Count, Entropy, Peer, Purge, Remember, Send
 from overlay.core.pacing import PacedFrame, Pacing
 from overlay.core.reasons import Reason, Report
-from overlay.core.request import OpenedRequest, ReceivedClove
+from overlay.core.request import OpenedRequest, ReceivedAttach, ReceivedClove
 from overlay.core.wire import STREAM_END, backward_id, encode_frame, stream_frame
 from planetserve.errors import RemoteProtocolError
 
@@ -173,16 +172,13 @@ class Answering:
     limits: AnsweringLimits = field(default_factory=AnsweringLimits)
     state: str = WAITING
     routes: dict[int, Route] = field(default_factory=dict)
-    attach_ids: dict[bytes, int] = field(default_factory=dict)
-    """The clove that an attach with this id takes up."""
     pacing: Pacing | None = None
     clove_bytes: int = 0
     kept_bytes: int = 0
     _search: sida.Search = field(default_factory=sida.Search)
     _path_keys: dict[int, bytes] = field(default_factory=dict)
-    _attach_keys: dict[int, AttachKeys] = field(default_factory=dict)
     _attaches: dict[int, int] = field(default_factory=dict)
-    """The number to expect next."""
+    """Of each clove that may be taken up, the number of the attach to expect next."""
     _left: set[int] = field(default_factory=set)
     """Whose stream was ended by its owner."""
     _keys: dict[int, bytes] = field(default_factory=dict)
@@ -213,8 +209,7 @@ class Answering:
         if (clove.n, clove.k) != (self.n, self.k) or clove.index in self._path_keys:
             return [Count("clove_refused"), route.end(REFUSED)]
         self._path_keys[clove.index] = received.path_key
-        keys = self._attach_keys[clove.index] = attach.derive(received.path_key)
-        self.attach_ids.update(dict.fromkeys(keys.ids, clove.index))
+        self._attaches[clove.index] = 0
         if self.state != WAITING:
             return self._join(clove.index, route, 0)
         self.routes[clove.index] = route
@@ -247,19 +242,17 @@ class Answering:
         """There is no request in its cloves, or it takes too much to find out."""
         return [Count("request_refused"), *self._over(REFUSED)]
 
-    def attach_arrived(self, route: Route, index: int, received: Attach) -> list[AnsweringEffect]:
-        """The owner of clove `index` wants its frames over `route` from now on."""
-        expected, keys = self._attaches.get(index, 0), self._attach_keys[index]
-        try:
-            verified = attach.verify(keys, received, expected)
-        except AttachError:
+    def attach_arrived(self, route: Route, received: ReceivedAttach) -> list[AnsweringEffect]:
+        """The owner of a clove wants its frames over `route` from now on."""
+        index, number = received.attach.index, received.attach.number
+        if index not in self._attaches or number < self._attaches[index]:
             return [Count("attach_refused"), route.end(REFUSED)]
-        self._attaches[index] = verified.number + 1
-        for used in keys.ids[expected : verified.number + 1]:
-            del self.attach_ids[used]
+        self._attaches[index] = number + 1
+        self._path_keys[index] = received.path_key
+        self._keys.pop(index, None)
         replaced = self.routes.get(index)
         ended: list[AnsweringEffect] = [] if replaced is None else [replaced.end(ENDED)]
-        return [Count("attached"), *ended, *self._join(index, route, verified.next_frame)]
+        return [Count("attached"), *ended, *self._join(index, route, received.attach.next_frame)]
 
     def stream_lost(self, index: int, by_owner: bool, now_s: float) -> list[AnsweringEffect]:
         """The stream of clove `index` is no more; `by_owner` if its client ended it."""
@@ -333,14 +326,10 @@ class Answering:
         effects: list[AnsweringEffect] = [Count("request_opened")]
         for index in sorted(opened.polluted):
             effects.append(Count("clove_polluted"))
+            del self._attaches[index]
             route = self.routes.pop(index, None)
             if route is not None:
                 effects.append(route.end(REFUSED))
-        self.attach_ids = {
-            unused: index
-            for unused, index in self.attach_ids.items()
-            if index not in opened.polluted
-        }
         self._search = sida.Search()
         self.clove_bytes = 0
         self._reply_key = opened.reply_key

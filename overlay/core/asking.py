@@ -28,7 +28,7 @@ from typing import TypeAlias
 from overlay.core import exchange as exchanges
 from overlay.core.choice import Hops
 from overlay.core.draw import Draw, shuffled
-from overlay.core.effects import Peer, Purge, Send
+from overlay.core.effects import Entropy, Peer, Purge, Send
 from overlay.core.exchange import (
     Done,
     EndStream,
@@ -96,9 +96,12 @@ class _Question:
 class Asking:
     """Mutable, as it sees every frame."""
 
-    def __init__(self, paths: PathDriver, limits: ExchangeLimits, draw: Draw) -> None:
+    def __init__(
+        self, paths: PathDriver, limits: ExchangeLimits, entropy: Entropy, draw: Draw
+    ) -> None:
         self.paths = paths
         self._limits = limits
+        self._entropy = entropy
         self._draw = draw
         self._questions: dict[int, _Question] = {}
         self._next = 0
@@ -115,7 +118,8 @@ class Asking:
         number, self._next = self._next, self._next + 1
         chosen, effects = self.paths.take(session, target, at)
         cloves = shuffled(request.n, self._draw)
-        question = _Question(chosen, Exchange(request, cloves, self._limits), target)
+        exchange = Exchange(request, cloves, self._entropy, self._limits)
+        question = _Question(chosen, exchange, target)
         done = self._follow(effects, at)
         self._questions[number] = question
         for slot in self.paths.open_slots(chosen):

@@ -1,105 +1,55 @@
 """Taking up a running answer over a new path, in place of one that was lost.
 
-    attach    = zeros 2 | attach id 16 | sealed 20
-    key 32 | attach ids 8 x 16 = HKDF-SHA256(path key i, "planetserve/attach/v2", 160 bytes)
-    sealed    = ChaCha20-Poly1305(key, nonce = attach number, next frame 4, ad = attach id)
+    attach    = 0 and i 1 | attach number 1 | next frame 4 | zeros, 1,884 bytes together
 
-The path key is the one that clove i's seal exported, so only who made the request can attach. The
-attach numbered a = 0, 1, ... 7 of a clove bears its id number a, so that what the last relays of
-one clove's paths see, one after the other, has nothing in common, and tells neither that an answer
-runs already nor how far it is. A stream that begins with two zero bytes is an attach: no clove
-fills no cells. The model node takes each number once and in rising order; some may be lost.
+An attach is sealed to the model node in the place of a clove (`overlay.core.request`), behind the
+message id, and as long as one of a request of one cell. So a last relay that carries it sees what
+it sees of any short question, and nothing that the last relay before it saw. Only who made the
+request knows its message id, which never was in clear: by it the model node believes the attach.
+It takes each number of a clove once and in rising order; some may be lost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from dataclasses import dataclass
 
 from planetserve.errors import RemoteProtocolError
 
-PREFIX = bytes(2)
-ID_BYTES = 16
-KEY_BYTES = 32
-NUMBER_BYTES = 4
-TAG_BYTES = 16
-SEALED_BYTES = NUMBER_BYTES + TAG_BYTES
-ATTACH_BYTES = len(PREFIX) + ID_BYTES + SEALED_BYTES
+HEADER_BYTES = 6
+ATTACH_BYTES = 1_884
 MAX_ATTACHES = 8
 """How often the frames of one clove are taken up again; each time costs a window of frames."""
+MAX_INDEX = 15
 
 
 class AttachError(RemoteProtocolError):
-    """An attach that is malformed, forged, or was used before."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttachKeys:
-    """What client and model node hold for one clove: an id for each attach, and the key."""
-
-    ids: tuple[bytes, ...]
-    key: bytes = field(repr=False)
+    """An attach that is malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """An attach as it arrived; what it says is for `verify` to open."""
+    """The owner of clove `index` wants the frames from `next_frame` on; its attaches are numbered
+    from 0."""
 
-    id: bytes
-    sealed: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """`next_frame` is the first that its sender wants; `number` is that of the attach."""
-
+    index: int
     number: int
     next_frame: int
 
 
-def derive(path_key: bytes) -> AttachKeys:
-    size = KEY_BYTES + MAX_ATTACHES * ID_BYTES
-    hkdf = HKDF(algorithm=SHA256(), length=size, salt=None, info=b"planetserve/attach/v2")
-    derived = hkdf.derive(path_key)
-    starts = range(KEY_BYTES, size, ID_BYTES)
-    return AttachKeys(tuple(derived[at : at + ID_BYTES] for at in starts), derived[:KEY_BYTES])
+def is_attach(content: bytes) -> bool:
+    """Whether what is behind a message id is an attach and no clove, which has a version."""
+    return content[:1] != b"" and content[0] <= MAX_INDEX
 
 
-def encode(keys: AttachKeys, attach_number: int, next_frame: int) -> bytes:
-    """The stream that takes the answer up from `next_frame` on; use each number below
-    `MAX_ATTACHES` once."""
-    attach_id = keys.ids[attach_number]
-    sealed = ChaCha20Poly1305(keys.key).encrypt(
-        _nonce(attach_number), next_frame.to_bytes(NUMBER_BYTES, "big"), attach_id
-    )
-    return PREFIX + attach_id + sealed
+def encode(attach: Attach) -> bytes:
+    head = bytes((attach.index, attach.number)) + attach.next_frame.to_bytes(4, "big")
+    return head.ljust(ATTACH_BYTES, b"\0")
 
 
-def decode(data: bytes) -> Attach:
-    """Raises `AttachError`. Nothing of it is authenticated until `verify`."""
-    if len(data) != ATTACH_BYTES or not data.startswith(PREFIX):
+def decode(content: bytes) -> Attach:
+    """Raises `AttachError`; every accepted attach encodes to the same bytes again."""
+    if len(content) != ATTACH_BYTES or not is_attach(content):
         raise AttachError("these bytes are not an attach")
-    return Attach(data[len(PREFIX) : -SEALED_BYTES], data[-SEALED_BYTES:])
-
-
-def verify(keys: AttachKeys, attach: Attach, expected_number: int) -> Verified:
-    """What `attach` says, if it is one of `keys` and has `expected_number` or a later one. Raises
-    `AttachError`."""
-    for number in range(expected_number, MAX_ATTACHES):
-        if keys.ids[number] == attach.id:
-            break
-    else:
-        raise AttachError("an attach of another clove, or one that was used before")
-    try:
-        plain = ChaCha20Poly1305(keys.key).decrypt(_nonce(number), attach.sealed, attach.id)
-    except InvalidTag as error:
-        raise AttachError("an attach does not authenticate") from error
-    return Verified(number, int.from_bytes(plain, "big"))
-
-
-def _nonce(attach_number: int) -> bytes:
-    return attach_number.to_bytes(12, "big")
+    if content[1] >= MAX_ATTACHES or content[HEADER_BYTES:] != bytes(ATTACH_BYTES - HEADER_BYTES):
+        raise AttachError("an attach with too high a number, or that is not padded with zeros")
+    return Attach(content[0], content[1], int.from_bytes(content[2:HEADER_BYTES], "big"))

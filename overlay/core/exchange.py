@@ -13,7 +13,8 @@ ANSWERING  END on k slots, no whole frame for long     ENDED      Failed, EndStr
 ANSWERING  frame END                                   DRAINING   Give, Done
 DRAINING   frame LAST, silence, or more than padding   ENDED      EndStream
 any        chunk does not authenticate                 same       EndStream, Polluted
-any        END of a stream that was an attach          same       OpenStream: the clove again
+any        END of a stream that was an attach          same       OpenStream: the clove, sealed
+                                                                  anew
 READY      fewer than k slots for too long             ENDED      Failed
 SENT       fewer than k slots for too long             ENDED      Failed, EndStream
 ANSWERING  fewer than k slots for too long             ENDED      Failed, EndStream
@@ -27,7 +28,9 @@ length. No honest node pads by more than the next step or the wish, or at less t
 Whatever happens to the padding, an answer that is whole is never followed by a failure.
 
 Slot i carries clove `cloves[i]`. A slot that is lost and opens again takes the answer up where it
-stands. A model node that does not know an attach never got the clove, so the clove follows.
+stands. A model node that does not know an attach never got the clove, so the clove follows. Each
+stream is sealed anew: a last relay that says of an attach what it likes sees bytes that no other
+relay saw.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from overlay.core import attach
+from overlay.core.attach import MAX_ATTACHES, Attach
+from overlay.core.effects import Entropy
 from overlay.core.frames import WINDOW_FRAMES, AnswerAssembler, FrameError
 from overlay.core.pacing import BEAT_S, MAX_FRAMES_BY_WISH
 from overlay.core.padding import answer_frames
@@ -144,6 +148,7 @@ class Exchange:
 
     request: OutgoingRequest
     cloves: Sequence[int]
+    entropy: Entropy
     limits: ExchangeLimits = field(default_factory=ExchangeLimits)
     state: str = READY
     _answer: AnswerAssembler = field(init=False)
@@ -173,7 +178,7 @@ class Exchange:
         if self.state in (DRAINING, ENDED) or slot in self._carrying:
             return []
         kind = _ATTACH if slot in self._sent else _CLOVE
-        if kind == _ATTACH and self._attaches.get(slot, 0) >= attach.MAX_ATTACHES:
+        if kind == _ATTACH and self._attaches.get(slot, 0) >= MAX_ATTACHES:
             return []  # the other slots carry the answer, or nobody does
         self._observe(now_s)
         if self.state == READY:
@@ -287,13 +292,19 @@ class Exchange:
         self._carrying[slot] = kind
         self._refused.pop(slot, None)
         self._heard_since[slot] = self._answer.next_number - 1
-        if kind == _CLOVE:
+        clove = self.cloves[slot]
+        if kind == _CLOVE and slot not in self._sent:
             self._sent.add(slot)
-            return OpenStream(slot, self.request.streams[self.cloves[slot]])
-        number = self._attaches.get(slot, 0)
-        self._attaches[slot] = number + 1
-        keys = attach.derive(self.request.path_keys[self.cloves[slot]])
-        return OpenStream(slot, attach.encode(keys, number, self._answer.next_number))
+            return OpenStream(slot, self.request.streams[clove])
+        if kind == _CLOVE:
+            stream = self.request.sealer.clove(clove, self.entropy)
+        else:
+            number = self._attaches.get(slot, 0)
+            self._attaches[slot] = number + 1
+            wanted = Attach(clove, number, self._answer.next_number)
+            stream = self.request.sealer.attach(wanted, self.entropy)
+        self._answer.rekey(clove, stream.path_key)
+        return OpenStream(slot, stream.data)
 
     def _padding_s(self) -> float:
         """How long the padding may take, now that the answer is whole."""

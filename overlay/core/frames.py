@@ -109,12 +109,16 @@ class AnswerAssembler:
     """LAST was seen, or what may not follow END: nothing more comes."""
     polluted: dict[int, int] = field(default_factory=dict)
     heard: dict[int, int] = field(default_factory=dict)
-    _keys: tuple[bytes, ...] = field(init=False)
+    _keys: list[bytes] = field(init=False)
     _partial: dict[int, dict[int, sida.Clove]] = field(default_factory=dict)
     _whole: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._keys = tuple(answer_key(key) for key in self.path_keys)
+        self._keys = [answer_key(key) for key in self.path_keys]
+
+    def rekey(self, index: int, path_key: bytes) -> None:
+        """Clove `index` goes over a stream of its own from now on, with another path key."""
+        self._keys[index] = answer_key(path_key)
 
     def feed(self, index: int, chunk: bytes) -> list[bytes]:
         """A chunk that came over path `index`; the data that it completes, in order.

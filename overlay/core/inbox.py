@@ -4,11 +4,10 @@ stream      event                                   next        effects
 ──────────  ──────────────────────────────────────  ──────────  ──────────────────────────────
 -           first chunk                             ASSEMBLING
 ASSEMBLING  chunk                                   ASSEMBLING
-ASSEMBLING  last chunk of a clove                   WHOLE       (`overlay.core.opening`)
-ASSEMBLING  last chunk: an attach of one's owner    ATTACHED    the stream in its place: END
-ASSEMBLING  last chunk: any other attach            -           END
+ASSEMBLING  last chunk                              WHOLE       (`overlay.core.opening`)
 WHOLE       its turn: a clove of a new request      ATTACHED    (`overlay.core.answering`)
 WHOLE       its turn: a clove of one that waits     ATTACHED    (`overlay.core.answering`)
+WHOLE       its turn: an attach to one's answer     ATTACHED    the stream in its place: END
 WHOLE       its turn: anything else                 -           END
 WHOLE       chunk                                   -           END
 -           first chunk, above its neighbour's rate -           END
@@ -32,7 +31,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from overlay.core import attach
 from overlay.core.answering import (
     LINGERING,
     OVER,
@@ -44,7 +42,6 @@ from overlay.core.answering import (
     AnsweringLimits,
     Route,
 )
-from overlay.core.attach import AttachError
 from overlay.core.effects import Count, Entropy, Neighbour, Peer, Purge, Remember
 from overlay.core.inbox_books import Known, Owner, Stream, backward, drop
 from overlay.core.lateness import Lateness
@@ -55,10 +52,11 @@ from overlay.core.reasons import Reason, Report, read_close_body
 from overlay.core.replay_filter import ReplayFilter
 from overlay.core.request import (
     OpenedRequest,
+    ReceivedAttach,
     ReceivedClove,
     RequestError,
     StreamReader,
-    open_clove,
+    open_stream,
     period_of_message,
     try_to_open,
 )
@@ -129,7 +127,6 @@ class Inbox:
     """Of new streams."""
     _attached: dict[Route, Owner] = field(default_factory=dict)
     _by_backward: dict[Route, Route] = field(default_factory=dict)
-    _by_attach: dict[bytes, Owner] = field(default_factory=dict)
     _lateness: Lateness = field(default_factory=Lateness)
     _notes: list[InboxEffect] = field(default_factory=list)
     """What opening a request has for effects, beside those of its `Answering`."""
@@ -245,13 +242,10 @@ class Inbox:
         if not whole:
             self._forget_stream(route)
             return [Count("stream_refused"), route.end(Report(Reason.PROTOCOL))]
-        is_attach = whole.startswith(attach.PREFIX)
-        if not is_attach and not self._turns.at_once(now_s):
+        if not self._turns.at_once(now_s):
             self._turns.wait(stream.neighbour, route)
             return [*self._make_room(), *self._wake()]
         self._forget_stream(route)
-        if is_attach:
-            return self._attach_arrived(route, whole)
         return [*self._open_stream(route, whole, now_s), *self._wake()]
 
     def _turn(self, now_s: float) -> list[InboxEffect]:
@@ -277,18 +271,17 @@ class Inbox:
     def _open_stream(self, route: Route, whole: bytes, now_s: float) -> list[InboxEffect]:
         self._turns.clove(len(whole), now_s)
         try:
-            received = open_clove(self.target, self.onion_secret, whole)
+            received = open_stream(self.target, self.onion_secret, whole)
         except RemoteProtocolError:
             return [Count("clove_refused"), route.end(REFUSED)]
+        if isinstance(received, ReceivedAttach):
+            return self._attach_arrived(route, received)
         return self._clove_arrived(route, received, now_s)
 
     def _clove_arrived(
         self, route: Route, received: ReceivedClove, now_s: float
     ) -> list[InboxEffect]:
         message_id, clove = received.message_id, received.clove
-        if not self._by_attach.keys().isdisjoint(attach.derive(received.path_key).ids):
-            # It came before, or its asker made two seals with one key.
-            return [Count("clove_refused"), route.end(REFUSED)]
         answer = self._requests.get(message_id)
         if answer is None:
             period = period_of_message(message_id)
@@ -324,16 +317,11 @@ class Inbox:
             noted, self._notes = self._notes, []
         return [*noted, *self._settle(answer, effects)]
 
-    def _attach_arrived(self, route: Route, whole: bytes) -> list[InboxEffect]:
-        try:
-            received = attach.decode(whole)
-        except AttachError:
-            return [Count("clove_refused"), route.end(REFUSED)]
-        owner = self._by_attach.get(received.id)
-        if owner is None:
+    def _attach_arrived(self, route: Route, received: ReceivedAttach) -> list[InboxEffect]:
+        answer = self._requests.get(received.message_id)
+        if answer is None:
             return [Count("attach_unknown"), route.end(REFUSED)]
-        answer = self._requests[owner.request_id]
-        return self._settle(answer, answer.attach_arrived(route, owner.clove, received))
+        return self._settle(answer, answer.attach_arrived(route, received))
 
     def _stream_gone(self, route: Route, by_owner: bool, now_s: float) -> list[InboxEffect]:
         owner = self._attached.get(route)
@@ -382,13 +370,6 @@ class Inbox:
                 self._attached[route] = Owner(request_id, index)
                 self._by_backward[backward(route)] = route
             known.routes = dict(routes)
-        attach_ids = {} if over else answer.attach_ids
-        if known.attach_ids != attach_ids:
-            for attach_id, index in known.attach_ids.items():
-                drop(self._by_attach, attach_id, Owner(request_id, index))
-            for attach_id, index in attach_ids.items():
-                self._by_attach.setdefault(attach_id, Owner(request_id, index))
-            known.attach_ids = dict(attach_ids)
         self._buffered_bytes += answer.clove_bytes - known.clove_bytes
         known.clove_bytes = answer.clove_bytes
         self._count_kept(answer)

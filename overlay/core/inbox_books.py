@@ -34,7 +34,6 @@ class Known:
     neighbour: Neighbour
     """Who brought the first clove."""
     routes: dict[int, Route] = field(default_factory=dict)
-    attach_ids: dict[bytes, int] = field(default_factory=dict)
     clove_bytes: int = 0
     kept_bytes: int = 0
     wake_s: float | None = None

@@ -5,11 +5,13 @@
     clove i    = clove i of S-IDA(request)
     message id = period 4 | random 12
     stream i   = m 2 | HPKE(target, "planetserve/clove/v2" 00 | target id, message id | clove i)
+    or         = 1 2 | HPKE(target, "planetserve/clove/v2" 00 | target id, message id | attach)
 
 m is the number of cells on each path (`overlay.core.padding`). A message has k (1,970 m - 123) - 64
 bytes and a stream 1,970 m - 20, so that with the 20 bytes that name the target it fills them. The
 second seal hides from the last relays that their cloves belong together. The model node needs any k
-of them.
+of them. What is sent again is sealed again, so that no two streams have bytes in common; each seal
+exports the key of what comes back over its stream.
 
 The kind is 0 for a question and 1 for a dummy, which is answered without an engine; the answer has
 at least so many frames as are wished for. The period (`overlay.core.setup.PERIOD_S`) bounds how
@@ -22,8 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from overlay.core import attach, padding, sealed, sida
+from overlay.core.attach import Attach
 from overlay.core.effects import Entropy
 from overlay.core.payload import CHUNK_BYTES
 from overlay.core.wire import MAX_CHUNK_BYTES
@@ -33,6 +37,7 @@ from planetserve.keys import NODE_ID_BYTES
 MESSAGE_ID_BYTES = 16
 PERIOD_BYTES = 4
 COUNT_BYTES = 2
+ATTACH_CELLS = 1
 HEADER_BYTES = 7
 MAX_PAYLOAD_BYTES = 1 << 20
 
@@ -48,15 +53,52 @@ class RequestError(RemoteProtocolError):
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingStream:
+    """What goes over a path, and the key of the outer seal of what comes back over it."""
+
+    data: bytes
+    path_key: bytes = field(repr=False)
+
+
+class Sealer(Protocol):
+    """Seals what belongs to one request, each time anew."""
+
+    def clove(self, index: int, entropy: Entropy) -> OutgoingStream: ...
+
+    def attach(self, item: Attach, entropy: Entropy) -> OutgoingStream: ...
+
+
+@dataclass(frozen=True, slots=True)
 class OutgoingRequest:
-    """`streams[i]` goes over path i; `reply_key` opens the answer, `path_keys[i]` the outer seal
-    of what comes back over path i."""
+    """`streams[i]` is clove i as it is sent first; `reply_key` opens the answer, `path_keys[i]` the
+    outer seal of what comes back over its path. `sealer` makes what is sent later."""
 
     streams: tuple[bytes, ...]
     reply_key: bytes = field(repr=False)
     path_keys: tuple[bytes, ...] = field(repr=False)
     n: int
     k: int
+    sealer: Sealer = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSealer:
+    target: bytes
+    onion_key: bytes
+    message_id: bytes = field(repr=False)
+    cells: int
+    cloves: tuple[bytes, ...] = field(repr=False)
+
+    def clove(self, index: int, entropy: Entropy) -> OutgoingStream:
+        return self._sealed(self.cells, self.cloves[index], entropy)
+
+    def attach(self, item: Attach, entropy: Entropy) -> OutgoingStream:
+        return self._sealed(ATTACH_CELLS, attach.encode(item), entropy)
+
+    def _sealed(self, cells: int, content: bytes, entropy: Entropy) -> OutgoingStream:
+        plain = self.message_id + content
+        made = sealed.seal(self.onion_key, _CLOVE_INFO + self.target, plain, entropy(32))
+        return OutgoingStream(cells.to_bytes(COUNT_BYTES, "big") + made.data, made.reply_key)
 
 
 def prepare(
@@ -83,13 +125,12 @@ def prepare(
     request = sealed.seal(onion_key, _REQUEST_INFO + target, message, entropy(32))
     message_id = period.to_bytes(PERIOD_BYTES, "big") + entropy(MESSAGE_ID_BYTES - PERIOD_BYTES)
     cloves = sida.split(request.data, n, k, entropy(sida.random_bytes_needed(k)))
-    wrapped = [
-        sealed.seal(onion_key, _CLOVE_INFO + target, message_id + clove.encode(), entropy(32))
-        for clove in cloves
-    ]
-    streams = tuple(cells.to_bytes(COUNT_BYTES, "big") + item.data for item in wrapped)
-    path_keys = tuple(item.reply_key for item in wrapped)
-    return OutgoingRequest(streams, request.reply_key, path_keys, n, k)
+    encoded = tuple(clove.encode() for clove in cloves)
+    sealer = RequestSealer(target, onion_key, message_id, cells, encoded)
+    first = [sealer.clove(index, entropy) for index in range(n)]
+    streams = tuple(item.data for item in first)
+    path_keys = tuple(item.path_key for item in first)
+    return OutgoingRequest(streams, request.reply_key, path_keys, n, k, sealer)
 
 
 def period_of_message(message_id: bytes) -> int:
@@ -98,7 +139,7 @@ def period_of_message(message_id: bytes) -> int:
 
 @dataclass(slots=True)
 class StreamReader:
-    """Puts the chunks of one stream together at the model node: a clove or an attach."""
+    """Puts the chunks of one stream together at the model node."""
 
     received: bytearray = field(default_factory=bytearray)
 
@@ -116,13 +157,11 @@ class StreamReader:
 
 
 def stream_bytes(cells: int) -> int:
-    """How long a stream is that begins with this number of cells; 0 stands for an attach.
+    """How long a stream is that begins with this number of cells.
 
     Raises `RequestError` for a number that is no step.
     """
-    if cells == 0:
-        return attach.ATTACH_BYTES
-    if cells > padding.MAX_REQUEST_CELLS or padding.step_at_least(cells) != cells:
+    if not 0 < cells <= padding.MAX_REQUEST_CELLS or padding.step_at_least(cells) != cells:
         raise RequestError("a stream of a length that no request has")
     return cells * CHUNK_BYTES - NODE_ID_BYTES
 
@@ -136,12 +175,23 @@ class ReceivedClove:
     path_key: bytes = field(repr=False)
 
 
-def open_clove(target: bytes, onion_secret: bytes, stream: bytes) -> ReceivedClove:
-    """Raises `SealedError` or `SidaError`."""
+@dataclass(frozen=True, slots=True)
+class ReceivedAttach:
+    message_id: bytes
+    attach: Attach
+    path_key: bytes = field(repr=False)
+
+
+def open_stream(
+    target: bytes, onion_secret: bytes, stream: bytes
+) -> ReceivedClove | ReceivedAttach:
+    """Raises `SealedError`, `SidaError` or `AttachError`."""
     opened = sealed.open_sealed(onion_secret, _CLOVE_INFO + target, stream[COUNT_BYTES:])
     message_id = opened.plaintext[:MESSAGE_ID_BYTES]
-    clove = sida.decode_clove(opened.plaintext[MESSAGE_ID_BYTES:])
-    return ReceivedClove(message_id, clove, opened.reply_key)
+    content = opened.plaintext[MESSAGE_ID_BYTES:]
+    if attach.is_attach(content):
+        return ReceivedAttach(message_id, attach.decode(content), opened.reply_key)
+    return ReceivedClove(message_id, sida.decode_clove(content), opened.reply_key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Asking:
     ) -> None:
         self.door = door
         self.request = door.request(payload)
-        self.asker = Exchange(self.request, range(N))
+        self.asker = Exchange(self.request, range(N), self.door.entropy)
         self.outwards, self.back = outwards or {}, back or {}
         self.routes: dict[int, Route] = {}
         self.given: dict[Route, int] = {}

@@ -19,9 +19,9 @@ from overlay.core.answering import Route
 from overlay.core.frames import AnswerAssembler
 from overlay.core.reasons import Reason
 from overlay.core.replay_filter import SECRET_BYTES, ReplayFilter
-from overlay.core.request import COUNT_BYTES, MESSAGE_ID_BYTES, open_clove, open_request, prepare
+from overlay.core.request import COUNT_BYTES, MESSAGE_ID_BYTES, open_request, prepare
 from planetserve.errors import RemoteProtocolError
-from tests.overlay.door import PERIOD, PUBLIC, SECRET, TARGET, Door, K, N
+from tests.overlay.door import PERIOD, PUBLIC, SECRET, TARGET, Door, K, N, open_clove
 
 QUESTION = b"where do the xylophones grow " * 60
 OWN_SECRETS = [Random(number).randbytes(32) for number in range(N)]

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from overlay.core import attach
 from overlay.core.answering import Route
+from overlay.core.attach import Attach
 from overlay.core.choice import Rules, SetUse, choose_set_hops
 from overlay.core.guards import GuardList, GuardRules, maintained
-from overlay.core.request import COUNT_BYTES, OutgoingRequest, open_clove
-from tests.overlay.door import SECRET, TARGET, Door, N
+from overlay.core.request import COUNT_BYTES, OutgoingRequest
+from tests.overlay.door import SECRET, TARGET, Door, N, open_clove
 from tests.overlay.relays import relay
 
 RELAYS = [relay(number, f"operator-{number}", f"8.{number}.0.1") for number in range(60)]
@@ -95,9 +95,8 @@ def seen(door: Door, request: OutgoingRequest, routes: Sequence[Route]) -> list[
     values += [route.link_id for route in routes]
     for stream in request.streams:
         received = open_clove(TARGET, SECRET, stream)
-        keys = attach.derive(received.path_key)
         values += [stream[COUNT_BYTES:], received.message_id[4:], received.clove.key_share]
-        values += [received.path_key, *keys.ids, keys.key]
+        values += [received.path_key]
     return [*values, request.reply_key]
 
 
@@ -113,11 +112,11 @@ def question(door: Door, payload: bytes, relays: range) -> list[bytes]:
     door.write(b"accepted")
     door.write(b"token")
     door.advance(0.3)
-    keys = attach.derive(request.path_keys[0])
-    routes.append(door.stream(relays[0] + 50, attach.encode(keys, 0, 0)))
+    again = request.sealer.attach(Attach(0, 0, 0), door.entropy)
+    routes.append(door.stream(relays[0] + 50, again.data))
     door.finish()
     door.advance(1.0)
-    return seen(door, request, routes)
+    return [*seen(door, request, routes), again.data[COUNT_BYTES:], again.path_key]
 
 
 def test_what_all_of_them_log_of_two_questions_has_nothing_in_common() -> None:

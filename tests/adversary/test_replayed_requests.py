@@ -3,14 +3,15 @@ replay gets a chunk, and no key and nonce serve for two plaintexts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from overlay.core import attach
 from overlay.core.answering import Route
+from overlay.core.attach import Attach
 from overlay.core.reasons import Reason
-from overlay.core.request import OutgoingRequest
+from overlay.core.request import OutgoingRequest, RequestSealer
 from overlay.replay_log import ReplayLog
 from tests.overlay.door import PERIOD, Door, N
 
@@ -99,9 +100,8 @@ def test_an_attach_again(moment: str) -> None:
     door = Door()
     request = door.request()
     routes = until(door, moment, request)
-    keys = attach.derive(request.path_keys[1])
     door.end(routes[1], Reason.NEIGHBOUR_GONE)
-    taken = [attach.encode(keys, number, 0) for number in range(2)]
+    taken = [request.sealer.attach(Attach(1, number, 0), door.entropy).data for number in range(2)]
     owned = door.stream(1, taken[0])
     replays = [door.stream(7, taken[0])]
     newer = door.stream(1, taken[1])
@@ -120,12 +120,16 @@ def test_an_attach_for_another_clove_or_request() -> None:
     requests = [door.request(), door.request()]
     for request in requests:
         door.deliver(request, range(N))
-    one, other = (attach.derive(requests[0].path_keys[index]) for index in (0, 1))
-    foreign = attach.derive(requests[1].path_keys[0])
-    honest = attach.encode(one, 0, 0)
-    for attach_id in (other.ids[0], foreign.ids[0], one.ids[1]):
-        mixed = honest[:2] + attach_id + honest[18:]
+    attaches = [request.sealer.attach(Attach(0, 0, 0), door.entropy).data for request in requests]
+    for at in (2, 34, 1_000, 1_934):  # the key, the sealed message id, zeros, the tag
+        mixed = attaches[0][:at] + attaches[1][at : at + 16] + attaches[0][at + 16 :]
         assert door.ended[door.stream(5, mixed)] == Reason.TARGET_REFUSED
+    secret = requests[0].sealer
+    assert isinstance(secret, RequestSealer)
+    guessed = replace(secret, message_id=secret.message_id[:-1] + b"?")
+    forged = guessed.attach(Attach(0, 0, 0), door.entropy).data
+    assert door.ended[door.stream(5, forged)] == Reason.TARGET_REFUSED
+    assert door.counted["attached"] == 0
 
 
 def test_an_attach_that_came_first_from_a_thief_costs_its_path_alone() -> None:
@@ -134,12 +138,11 @@ def test_an_attach_that_came_first_from_a_thief_costs_its_path_alone() -> None:
     door = Door()
     request = door.request()
     routes = door.deliver(request, range(N))
-    keys = attach.derive(request.path_keys[0])
     door.end(routes[0], Reason.NEIGHBOUR_GONE)
-    thief = door.stream(66, attach.encode(keys, 0, 0))
+    thief = door.stream(66, request.sealer.attach(Attach(0, 0, 0), door.entropy).data)
     door.write(b"hi")
     door.advance(0.1)
     assert len(door.arrived[thief]) == len(door.arrived[routes[1]]) == 1
-    owned = door.stream(0, attach.encode(keys, 1, 0))
+    owned = door.stream(0, request.sealer.attach(Attach(0, 1, 0), door.entropy).data)
     assert thief in door.ended
     assert len(door.arrived[owned]) == 1

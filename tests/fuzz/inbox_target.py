@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from overlay.core import answering, attach, padding, sealed, sida
 from overlay.core.answering import Route
+from overlay.core.attach import Attach
 from overlay.core.effects import Neighbour, Peer, Send
 from overlay.core.inbox import InboxLimits
 from overlay.core.load import LoadLimits
@@ -107,7 +108,6 @@ class Scene(Door):
         assert set(inbox._attached) == {r for item in waiting for r in item.routes.values()}
         assert set(inbox._by_backward.values()) == set(inbox._attached)
         assert not set(inbox._attached) & set(inbox._streams)
-        assert set(inbox._by_attach) == {i for item in waiting for i in item.attach_ids}
         assert set(inbox._known) == set(inbox._requests)
         states = {item.request_id: item.state for item in waiting}
         running = (answering.RUNNING, answering.PAUSED)
@@ -222,15 +222,16 @@ def _polluted_attach(scene: Scene, program: Program) -> None:
         _feed(scene, Route(peer, scene.entropy(8)), b"\0\1" + made.data, 0)
         if number < k - 1:
             for attach_number in range(attaches):
-                data = attach.encode(attach.derive(made.reply_key), attach_number, 0)
+                content = attach.encode(Attach(clove.index, attach_number, 0))
+                data = b"\0\1" + _sealed(scene, b"planetserve/clove/v2\0", message_id + content, 0)
                 _feed(scene, Route(peer, scene.entropy(8)), data, 0)
 
 
 def _attach(scene: Scene, program: Program) -> None:
     request = program.choose(requests())
-    path_key = program.choose(request.path_keys)
+    index = program.byte() % request.n
     number, next_frame = program.byte() % attach.MAX_ATTACHES, program.number()
-    data = attach.encode(attach.derive(path_key), number, next_frame)
+    data = request.sealer.attach(Attach(index, number, next_frame), scene.entropy).data
     _feed(scene, _route(program), data, 0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-from overlay.core import attach as attaches
 from overlay.core import payload as payloads
 from overlay.core import setup, sida
 from overlay.core.build_times import BuildTimes
@@ -225,9 +224,9 @@ def clove() -> Iterator[bytes]:
 
 
 def attach() -> Iterator[bytes]:
-    raw = bytes(attaches.ATTACH_BYTES)
-    for number, expected in ((0, 0), (3, 1), (6, 7), (7, 0), (7, 7)):
-        yield bytes((0, number, 0, expected)) + bytes((0, 0, 0, 5)) + bytes((0, 44)) + raw
+    for number, index in ((0, 0), (3, 1), (6, 7), (7, 15)):
+        for at, raw in ((44, bytes((index, number, 0, 0, 1, 2))), (4, bytes((32, number)))):
+            yield bytes((0, number, 0, index)) + bytes((0, 0, 0, 5)) + bytes((0, at)) + raw
 
 
 def request() -> Iterator[bytes]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from overlay.core import attach, frames
+from overlay.core import frames
 from overlay.core.asking import Asking, AskingEffect, Lost, Progress, Whole
+from overlay.core.attach import Attach
 from overlay.core.choice import Rules
-from overlay.core.effects import Peer, Purge, Send
+from overlay.core.effects import Entropy, Peer, Purge, Send
 from overlay.core.exchange import ExchangeLimits
 from overlay.core.guards import GuardRules
 from overlay.core.path_driver import PathDriver
@@ -20,7 +21,7 @@ from overlay.core.puzzle import solve_puzzle
 from overlay.core.reasons import Reason, Report
 from overlay.core.relay import RelayLimits
 from overlay.core.relay_memory import RelayMemory
-from overlay.core.request import OutgoingRequest
+from overlay.core.request import OutgoingRequest, OutgoingStream
 from overlay.core.wire import (
     ID_BYTES,
     STREAM,
@@ -47,7 +48,22 @@ def request(number: int) -> OutgoingRequest:
     """A question whose cloves say in clear which they are, for the node made up here."""
     keys = tuple(Random(8 * number + slot).randbytes(32) for slot in range(N))
     cloves = tuple(b"clove %d of %d" % (slot, number) for slot in range(N))
-    return OutgoingRequest(cloves, REPLY_KEY, keys, N, K)
+    return OutgoingRequest(cloves, REPLY_KEY, keys, N, K, InClear(number, keys))
+
+
+@dataclass(frozen=True)
+class InClear:
+    """Seals nothing, and keeps to the keys."""
+
+    number: int
+    keys: tuple[bytes, ...]
+
+    def clove(self, index: int, entropy: Entropy) -> OutgoingStream:
+        return OutgoingStream(b"clove %d of %d" % (index, self.number), self.keys[index])
+
+    def attach(self, item: Attach, entropy: Entropy) -> OutgoingStream:
+        words = (item.index, self.number, item.number, item.next_frame)
+        return OutgoingStream(b"attach %d of %d as %d from %d" % words, self.keys[item.index])
 
 
 @dataclass(eq=False)
@@ -87,7 +103,7 @@ class Client:
         self.memory = RelayMemory(Rules(), GuardRules(), draw, self.own)
         pool = PathPool(Rules(), self.keep_ahead)
         self.paths = PathDriver(pool, self.memory, self.random.randbytes, draw, self.own)
-        self.core = Asking(self.paths, ExchangeLimits(), draw)
+        self.core = Asking(self.paths, ExchangeLimits(), self.random.randbytes, draw)
         self.target = replace(relay(900), id=NodeId(TARGET), roles=("model",), name="model-1")
         self.read_routes()
         self.replies: dict[int, Reply] = {}
@@ -192,7 +208,7 @@ class Client:
             return
         assert frame.kind == STREAM
         data = read_chunk(frame.body)
-        found = self.attached(data) if data.startswith(attach.PREFIX) else self.clove(data)
+        found = self.attached(data) if data.startswith(b"attach") else self.clove(data)
         if found is None or found[1] in found[0].streams:
             body = Report(Reason.TARGET_REFUSED).close_body()
             back = encode_frame(backward_id(frame.link_id), STREAM_END, body)
@@ -212,16 +228,14 @@ class Client:
         return reply, slot, 0
 
     def attached(self, data: bytes) -> tuple[Reply, int, int] | None:
-        received = attach.decode(data)
-        for reply in self.replies.values():
-            for slot in reply.cloves:
-                keys = attach.derive(reply.request.path_keys[slot])
-                if received.id in keys.ids:
-                    verified = attach.verify(keys, received, reply.attaches.get(slot, 0))
-                    reply.attaches[slot] = verified.number + 1
-                    reply.streams.pop(slot, None)
-                    return reply, slot, verified.next_frame
-        return None
+        slot, number, attach_number, next_frame = (int(word) for word in data.split()[1::2])
+        reply = self.replies.get(number)
+        if reply is None or slot not in reply.cloves:
+            return None
+        assert attach_number >= reply.attaches.get(slot, 0)
+        reply.attaches[slot] = attach_number + 1
+        reply.streams.pop(slot, None)
+        return reply, slot, next_frame
 
     def say(self, reply: Reply, parts: Iterable[tuple[int, bytes]]) -> None:
         """Send frames on every stream that the node has."""

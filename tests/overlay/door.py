@@ -19,6 +19,8 @@ from overlay.core.request import (
     COUNT_BYTES,
     QUESTION,
     OutgoingRequest,
+    ReceivedClove,
+    open_stream,
     prepare,
     stream_bytes,
 )
@@ -81,7 +83,7 @@ class Door:
         """What the inbox still holds, by the names of its tables."""
         tables = (
             *("_streams", "_requests", "_known", "_waiting", "_running", "_attached"),
-            *("_by_backward", "_by_attach", "_buffered_bytes", "_kept_bytes", "_turns"),
+            *("_by_backward", "_buffered_bytes", "_kept_bytes", "_turns"),
         )
         return [name for name in tables if getattr(self.inbox, name)]
 
@@ -197,6 +199,12 @@ def cut(data: bytes) -> list[bytes]:
     """The chunks of a stream as its path's cells carry them."""
     rest = range(OPEN_CHUNK_BYTES, len(data), CHUNK_BYTES)
     return [data[:OPEN_CHUNK_BYTES], *(data[start : start + CHUNK_BYTES] for start in rest)]
+
+
+def open_clove(target: bytes, secret: bytes, stream: bytes) -> ReceivedClove:
+    received = open_stream(target, secret, stream)
+    assert isinstance(received, ReceivedClove)
+    return received
 
 
 def sealed_stream(message_id: bytes, clove: sida.Clove, secret: bytes) -> bytes:

@@ -14,7 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from overlay.core import attach, exchange, frames
+from overlay.core import exchange, frames
+from overlay.core.attach import MAX_ATTACHES
 from overlay.core.exchange import (
     Done,
     EndStream,
@@ -29,6 +30,8 @@ from overlay.core.exchange import (
 )
 from overlay.core.request import OutgoingRequest
 from planetserve.errors import AnswerCutShort, NodeUnreachable, PathsUnavailable
+from tests.overlay.asking_world import InClear
+from tests.overlay.door import Door
 from tests.overlay.tables import Watch, edges, with_compositions
 
 N, K = 4, 3
@@ -36,7 +39,12 @@ SLOTS = st.integers(0, N - 1)
 ORDER = [exchange.READY, exchange.SENT, exchange.ANSWERING, exchange.DRAINING, exchange.ENDED]
 PATH_KEYS = tuple(bytes((65 + index,)) * 32 for index in range(N))
 REQUEST = OutgoingRequest(
-    tuple(b"clove %d" % index for index in range(N)), b"r" * 32, PATH_KEYS, N, K
+    tuple(b"clove %d of 0" % index for index in range(N)),
+    b"r" * 32,
+    PATH_KEYS,
+    N,
+    K,
+    InClear(0, PATH_KEYS),
 )
 
 
@@ -53,13 +61,13 @@ class Node:
     def stream_opened(self, slot: int, data: bytes) -> bool:
         """False: the node ends the stream."""
         first_frame = 0
-        if data.startswith(attach.PREFIX):
-            received, keys = attach.decode(data), attach.derive(PATH_KEYS[slot])
+        if data.startswith(b"attach"):
+            clove, _, number, first_frame = (int(word) for word in data.split()[1::2])
             if slot not in self.cloves:
                 return False
-            verified = attach.verify(keys, received, self.expected[slot])
-            self.expected[slot] = verified.number + 1
-            first_frame = verified.next_frame
+            assert clove == slot
+            assert number >= self.expected[slot]
+            self.expected[slot] = number + 1
         elif slot in self.cloves:
             return False
         self.cloves.add(slot)
@@ -88,7 +96,7 @@ class AnswerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.asker = Exchange(REQUEST, range(N))
+        self.asker = Exchange(REQUEST, range(N), Random(0).randbytes)
         self.watch = Watch(lambda: self.asker.state, exchange.TRANSITIONS)
         self.node = Node()
         self.open: set[int] = set()
@@ -356,18 +364,46 @@ def test_a_clove_that_was_lost_with_its_path_follows_the_refused_attach() -> Non
     machine.slot_opens(0)
     machine.slot_breaks(0)
     machine.slot_opens(0)
-    assert machine.forward[0].startswith(attach.PREFIX)
+    assert machine.forward[0].startswith(b"attach")
     machine.a_clove_arrives(0)
     assert machine.forward[0] == REQUEST.streams[0]
 
 
+def test_a_clove_that_is_sent_again_is_sealed_anew_and_its_answer_opens() -> None:
+    """A last relay that ends an attach gets bytes that no other relay has seen."""
+    door = Door()
+    request = door.request()
+    asker = Exchange(request, (1, 3, 0, 2), door.entropy)
+    first = {slot: stream_of(asker.slot_open(slot, 0.0)) for slot in range(N)}
+    assert [first[slot] for slot in range(N)] == [request.streams[c] for c in (1, 3, 0, 2)]
+    door.deliver(request, [1, 3, 0])
+    asker.slot_lost(3, 0.1)
+    attached = stream_of(asker.slot_open(3, 0.2))
+    again = stream_of(asker.stream_ended(3, 12, 0.3))
+    sent = [first[3], attached, again]
+    seen = [{data[at : at + 8] for at in range(2, len(data) - 7)} for data in sent]
+    assert len(set.union(*seen)) == sum(map(len, seen))
+    route = door.stream(3, again)
+    door.write(b"hi")
+    door.advance(0.1)
+    assert asker.chunk_arrived(3, door.arrived[route][0], 0.4) == []
+    assert asker._answer.polluted == {}
+    assert asker._answer.heard == {2: 0}
+
+
+def stream_of(effects: list[ExchangeEffect]) -> bytes:
+    (opened,) = effects
+    assert isinstance(opened, OpenStream)
+    return opened.data
+
+
 def test_a_slot_takes_the_answer_up_so_often_and_no_more() -> None:
     machine = begun(0, 1, 2, 3)
-    for _ in range(attach.MAX_ATTACHES):
+    for _ in range(MAX_ATTACHES):
         machine.asker.slot_lost(0, 0.0)
         (opened,) = machine.asker.slot_open(0, 0.0)
         assert isinstance(opened, OpenStream)
-        assert opened.data.startswith(attach.PREFIX)
+        assert opened.data.startswith(b"attach")
     machine.asker.slot_lost(0, 0.0)
     assert machine.asker.slot_open(0, 0.0) == []
 
@@ -384,13 +420,13 @@ def test_a_path_that_falls_far_behind_is_named() -> None:
 
 
 def test_no_path_in_time() -> None:
-    asker = Exchange(REQUEST, range(N))
+    asker = Exchange(REQUEST, range(N), Random(0).randbytes)
     assert asker.tick(0.0) == []
     assert failure(asker.tick(10.1)) is PathsUnavailable
 
 
 def test_silence_before_the_answer_names_all_silent_slots() -> None:
-    asker = Exchange(REQUEST, range(N))
+    asker = Exchange(REQUEST, range(N), Random(0).randbytes)
     for slot in range(K):
         asker.slot_open(slot, 0.0)
     assert asker.tick(6.0) == []
@@ -400,7 +436,7 @@ def test_silence_before_the_answer_names_all_silent_slots() -> None:
 
 
 def test_k_ends_before_the_answer_fail_it_at_once_and_fewer_do_not() -> None:
-    asker = Exchange(REQUEST, range(N))
+    asker = Exchange(REQUEST, range(N), Random(0).randbytes)
     for slot in range(N):
         asker.slot_open(slot, 0.0)
     assert asker.stream_ended(0, 11, 1.0) == asker.stream_ended(1, 11, 1.0) == []
@@ -409,7 +445,7 @@ def test_k_ends_before_the_answer_fail_it_at_once_and_fewer_do_not() -> None:
 
 def test_a_clock_that_differs_is_said_when_all_say_so() -> None:
     for reasons, said in (([2, 2, 2], "clock"), ([2, 2, 12], "does not take")):
-        asker = Exchange(REQUEST, range(N))
+        asker = Exchange(REQUEST, range(N), Random(0).randbytes)
         for slot in range(N):
             asker.slot_open(slot, 0.0)
         effects = [asker.stream_ended(slot, reasons[slot], 1.0) for slot in range(K)][-1]
@@ -447,7 +483,7 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
 
 @pytest.mark.parametrize("slots", [(), (0,), (0, 1, 2, 3)])
 def test_cancel_ends_every_stream(slots: tuple[int, ...]) -> None:
-    asker = Exchange(REQUEST, range(N))
+    asker = Exchange(REQUEST, range(N), Random(0).randbytes)
     for slot in slots:
         asker.slot_open(slot, 0.0)
     assert asker.cancel() == [EndStream(slot) for slot in slots]

@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from overlay.core import answering, exchange, sida
 from overlay.core.answering import Answering, AnsweringEffect, Route
-from overlay.core.attach import Attach
 from overlay.core.exchange import (
     Done,
     EndStream,
@@ -29,7 +28,7 @@ from overlay.core.exchange import (
 )
 from overlay.core.inbox import InboxLimits
 from overlay.core.reasons import Reason, Report
-from overlay.core.request import ReceivedClove
+from overlay.core.request import ReceivedAttach, ReceivedClove
 from overlay.core.wire import STREAM_END, backward_id, encode_frame, stream_frame
 from tests.overlay.door import HOSTILE, Door, N, cut, id_of, sealed_stream
 from tests.overlay.tables import Transition, Watch
@@ -58,8 +57,8 @@ class WatchedAnswering(Answering):
     def refuse(self) -> list[AnsweringEffect]:
         return self.watch.call(super().refuse)
 
-    def attach_arrived(self, route: Route, index: int, received: Attach) -> list[AnsweringEffect]:
-        return self.watch.call(super().attach_arrived, route, index, received)
+    def attach_arrived(self, route: Route, received: ReceivedAttach) -> list[AnsweringEffect]:
+        return self.watch.call(super().attach_arrived, route, received)
 
     def stream_lost(self, index: int, by_owner: bool, now_s: float) -> list[AnsweringEffect]:
         return self.watch.call(super().stream_lost, index, by_owner, now_s)
@@ -107,7 +106,7 @@ class AnsweringMachine(RuleBasedStateMachine):
             self.patch.setattr(f"{module}.backward_id", weak_backward_id)
         self.door = Door(LIMITS)
         self.request = self.door.request(b"question" * 400)
-        self.asker = Exchange(self.request, range(N))
+        self.asker = Exchange(self.request, range(N), self.door.entropy)
         self.watch = Watch(lambda: self.asker.state, exchange.TRANSITIONS)
         self.open: set[int] = set()
         self.paths: dict[int, Path] = {}

@@ -7,8 +7,9 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.core import answering, attach, frames
+from overlay.core import answering, frames
 from overlay.core.answering import Route
+from overlay.core.attach import MAX_ATTACHES, Attach
 from overlay.core.effects import Peer
 from overlay.core.frames import AnswerAssembler
 from overlay.core.reasons import Reason
@@ -36,8 +37,9 @@ def running(door: Door, request: OutgoingRequest, indices: list[int]) -> dict[in
     return dict(zip(indices, door.deliver(request, indices), strict=True))
 
 
-def take_up(request: OutgoingRequest, index: int, number: int, next_frame: int) -> bytes:
-    return attach.encode(attach.derive(request.path_keys[index]), number, next_frame)
+def take_up(door: Door, request: OutgoingRequest, *wanted: int) -> bytes:
+    """An attach with this index, number and next frame."""
+    return request.sealer.attach(Attach(*wanted), door.entropy).data
 
 
 def test_the_table_lists_the_transitions() -> None:
@@ -227,20 +229,21 @@ def test_an_attach_takes_the_answer_up_from_the_frame_that_it_names() -> None:
     door.end(routes[1], Reason.NEIGHBOUR_GONE)
     door.write(b"more")
     door.advance(5.0)
-    new = door.stream(7, take_up(request, 1, 0, sent - 2))
-    assert [number(request, 1, chunk) for chunk in door.arrived[new]] == [sent - 2, sent - 1]
+    taken = request.sealer.attach(Attach(1, 0, sent - 2), door.entropy)
+    new = door.stream(7, taken.data)
+    assert [number(taken.path_key, chunk) for chunk in door.arrived[new]] == [sent - 2, sent - 1]
     door.advance(0.2)
     back = assembler(request)
-    whole = read(back, door, {0: routes[0], 2: routes[2], 1: routes[1]}) + read(
-        back, door, {1: new}
-    )
+    whole = read(back, door, {0: routes[0], 2: routes[2], 1: routes[1]})
+    back.rekey(1, taken.path_key)
+    whole += read(back, door, {1: new})
     assert whole == b"accepted token more"
     assert back.polluted == {}
 
 
-def number(request: OutgoingRequest, index: int, chunk: bytes) -> int:
+def number(path_key: bytes, chunk: bytes) -> int:
     """Of the frame, as only the asker can tell it."""
-    cipher = ChaCha20Poly1305(frames.answer_key(request.path_keys[index]))
+    cipher = ChaCha20Poly1305(frames.answer_key(path_key))
     return int.from_bytes(cipher.decrypt(chunk[:12], chunk[12:], None)[:4], "big")
 
 
@@ -252,9 +255,10 @@ def test_the_old_and_the_new_last_relay_of_a_clove_see_nothing_in_common() -> No
     door.write(b"token ")
     door.advance(0.22)
     door.end(routes[1], Reason.NEIGHBOUR_GONE)
-    new = door.stream(7, take_up(request, 1, 0, 0))
+    taken = request.sealer.attach(Attach(1, 0, 0), door.entropy)
+    new = door.stream(7, taken.data)
     before, after = door.arrived[routes[1]], door.arrived[new]
-    assert [number(request, 1, chunk) for chunk in after] == list(range(len(before)))
+    assert [number(taken.path_key, chunk) for chunk in after] == list(range(len(before)))
     seen = {chunk[at : at + 8] for chunk in before for at in range(len(chunk) - 7)}
     assert not any(chunk[at : at + 8] in seen for chunk in after for at in range(len(chunk) - 7))
 
@@ -264,7 +268,7 @@ def test_an_attach_before_the_request_opens_is_kept() -> None:
     request = door.request()
     routes = running(door, request, [0])
     door.end(routes[0], Reason.NEIGHBOUR_GONE)
-    new = door.stream(5, take_up(request, 0, 0, 0))
+    new = door.stream(5, take_up(door, request, 0, 0, 0))
     door.deliver(request, [1, 2])
     door.write(b"hi")
     door.advance(0.1)
@@ -290,7 +294,7 @@ def test_an_attach_replaces_the_stream_that_stands() -> None:
     door = Door()
     request = door.request()
     routes = running(door, request, [0, 1, 2])
-    new = door.stream(6, take_up(request, 2, 0, 0))
+    new = door.stream(6, take_up(door, request, 2, 0, 0))
     assert door.ended == {routes[2]: Reason.NONE}
     door.write(b"hi")
     door.advance(0.1)
@@ -302,7 +306,7 @@ def test_attaches_are_taken_once() -> None:
     door = Door()
     request = door.request()
     door.deliver(request, [0, 1, 2])
-    attaches = [take_up(request, 2, number, 0) for number in range(2)]
+    attaches = [take_up(door, request, 2, number, 0) for number in range(2)]
     held = door.stream(6, attaches[1])
     for data in attaches:
         refused = door.stream(9, data)
@@ -314,24 +318,40 @@ def test_attaches_of_nobody_are_refused() -> None:
     door = Door()
     request = door.request()
     door.deliver(request, [0, 1, 2])
-    unknown = door.stream(9, take_up(request, 3, 0, 0))
-    forged = bytearray(take_up(request, 0, 0, 0))
+    early = door.stream(9, take_up(door, request, 3, 0, 0))
+    other = door.stream(9, take_up(door, door.request(), 0, 0, 0))
+    forged = bytearray(take_up(door, request, 0, 0, 0))
     forged[-1] ^= 1
-    refused = door.stream(9, bytes(forged))
-    assert door.ended[unknown] == door.ended[refused] == Reason.TARGET_REFUSED
+    altered = door.stream(9, bytes(forged))
+    assert door.ended[early] == door.ended[other] == Reason.TARGET_REFUSED
+    assert door.ended[altered] == Reason.TARGET_REFUSED
     assert (door.counted["attach_unknown"], door.counted["attach_refused"]) == (1, 1)
+    assert door.counted["clove_refused"] == 1
+
+
+def test_a_clove_that_is_sealed_anew_is_taken_unless_it_came_before() -> None:
+    door = Door()
+    request = door.request()
+    door.deliver(request, [0, 1, 2])
+    assert door.ended[door.stream(1, request.sealer.clove(1, door.entropy).data)] == (
+        Reason.TARGET_REFUSED
+    )
+    again = request.sealer.clove(3, door.entropy)
+    late = door.stream(3, again.data)
+    door.write(b"hi")
+    door.advance(0.1)
+    assert [number(again.path_key, chunk) for chunk in door.arrived[late]] == [0]
 
 
 def test_an_answer_is_taken_up_so_often_and_no_more() -> None:
     door = Door()
     request = door.request()
     door.deliver(request, [0, 1, 2])
-    attaches = [take_up(request, 0, number, 0) for number in range(attach.MAX_ATTACHES)]
+    attaches = [take_up(door, request, 0, number, 0) for number in range(MAX_ATTACHES)]
     taken = [door.stream(0, data) for data in attaches]
-    assert door.counted["attached"] == attach.MAX_ATTACHES
+    assert door.counted["attached"] == MAX_ATTACHES
     assert taken[-1] not in door.ended
     assert all(door.ended[door.stream(0, data)] == Reason.TARGET_REFUSED for data in attaches)
-    assert len(door.inbox._by_attach) == 2 * attach.MAX_ATTACHES  # of the other two cloves
 
 
 def test_a_polluted_clove_is_named_and_the_answer_is_whole() -> None:
@@ -348,21 +368,22 @@ def test_a_polluted_clove_is_named_and_the_answer_is_whole() -> None:
     door.finish()
     door.advance(1.0)
     assert read(assembler(request), door, routes) == b"fine"
-    assert door.stream(0, take_up(other, 0, 0, 0)) in door.ended
+    assert door.stream(0, take_up(door, other, 0, 0, 0)) in door.ended
 
 
 def test_a_polluted_clove_that_was_taken_up_elsewhere_is_named_and_the_answer_is_whole() -> None:
     door = Door()
     request, other = door.request(b"asked" * 999), Door(seed=5).request(b"other" * 999)
     first = door.stream(0, other.streams[0])
-    moved = [door.stream(9, take_up(other, 0, number, 0)) for number in range(2)]
+    moved = [door.stream(9, take_up(door, other, 0, number, 0)) for number in range(2)]
     routes = running(door, request, [1, 2, 3])
     door.advance(1.0)
     assert door.ready[0].payload == b"asked" * 999
     assert door.ended == dict.fromkeys((first, moved[0]), Reason.NONE) | {
         moved[1]: Reason.TARGET_REFUSED
     }
-    assert len(door.inbox._by_attach) == 3 * attach.MAX_ATTACHES
+    refused = door.stream(9, take_up(door, other, 0, 2, 0))
+    assert door.ended[refused] == Reason.TARGET_REFUSED
     door.write(b"fine")
     door.finish()
     door.advance(30.0)
@@ -489,7 +510,7 @@ def test_a_link_that_is_lost_takes_its_streams_along() -> None:
     streams = [door.stream(0, stream) for stream in request.streams]
     half = door.stream(0, b"\0\2")
     door.apply(door.inbox.peer_gone(streams[0].peer, door.now_s))
-    assert door.kept == ["_requests", "_known", "_running", "_by_attach"]
+    assert door.kept == ["_requests", "_known", "_running"]
     door.end(half)
     door.advance(17.0)
     assert len(door.gone) == 1

@@ -25,7 +25,7 @@ def test_only_a_window_of_frames_is_kept() -> None:
     door.write(b"token")
     door.advance(10.0)
     (late,) = door.deliver(request, [3])
-    numbers = [number(request, 3, chunk) for chunk in door.arrived[late]]
+    numbers = [number(request.path_keys[3], chunk) for chunk in door.arrived[late]]
     assert numbers == list(range(numbers[-1] - frames.WINDOW_FRAMES + 1, numbers[-1] + 1))
 
 
@@ -42,8 +42,8 @@ def test_kept_frames_are_bounded_and_the_largest_answers_give_way() -> None:
     door.advance(2.0)
     assert door.inbox._kept_bytes <= 40_000
     small, large = (door.deliver(request, [3])[0] for request in requests)
-    assert number(requests[0], 3, door.arrived[small][0]) == 0
-    assert number(requests[1], 3, door.arrived[large][0]) > 10
+    assert number(requests[0].path_keys[3], door.arrived[small][0]) == 0
+    assert number(requests[1].path_keys[3], door.arrived[large][0]) > 10
 
 
 def test_so_many_requests_run_and_no_more() -> None:

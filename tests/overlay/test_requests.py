@@ -10,18 +10,16 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_scalarmult_base
 
 from overlay.core import padding, request, sealed, sida
-from overlay.core.attach import ATTACH_BYTES
 from overlay.core.request import (
     DUMMY,
     QUESTION,
     OutgoingRequest,
     RequestError,
     StreamReader,
-    open_clove,
     open_request,
     prepare,
 )
-from tests.overlay.door import PERIOD, PUBLIC, SECRET, TARGET, Door, cut
+from tests.overlay.door import PERIOD, PUBLIC, SECRET, TARGET, Door, cut, open_clove
 
 THRESHOLDS = st.integers(1, 16).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 
@@ -73,9 +71,9 @@ def test_two_streams_of_a_request_have_only_their_length_in_common() -> None:
     assert not any(first[i : i + 6] == second[i : i + 6] for i in range(2, len(first) - 6))
 
 
-@given(st.integers(0, 1), st.lists(st.integers(1, 1970), min_size=1, max_size=30))
+@given(st.sampled_from([1, 2, 3]), st.lists(st.integers(1, 1970), min_size=1, max_size=30))
 def test_a_stream_is_read_however_it_is_cut(cells: int, sizes: list[int]) -> None:
-    whole = (cells.to_bytes(2, "big") + bytes(1970))[: request.stream_bytes(cells)]
+    whole = (cells.to_bytes(2, "big") + bytes(8000))[: request.stream_bytes(cells)]
     reader, rest = StreamReader(), whole
     for size in sizes:
         chunk, rest = rest[:size], rest[size:]
@@ -83,16 +81,15 @@ def test_a_stream_is_read_however_it_is_cut(cells: int, sizes: list[int]) -> Non
             assert reader.feed(chunk) == (None if rest else whole)
 
 
-@pytest.mark.parametrize("cells", [5, 7, 9, 769, 1024, 0xFFFF])
+@pytest.mark.parametrize("cells", [0, 5, 7, 9, 769, 1024, 0xFFFF])
 def test_a_number_of_cells_that_is_no_step_is_refused(cells: int) -> None:
     with pytest.raises(RequestError, match="length"):
         StreamReader().feed(cells.to_bytes(2, "big"))
 
 
-@pytest.mark.parametrize(("start", "size"), [(b"\0\1", 1951), (b"\0\0", ATTACH_BYTES + 1)])
-def test_a_stream_that_is_longer_than_it_says_is_refused(start: bytes, size: int) -> None:
+def test_a_stream_that_is_longer_than_it_says_is_refused() -> None:
     with pytest.raises(RequestError, match="longer"):
-        StreamReader().feed(start + bytes(size - 2))
+        StreamReader().feed(b"\0\1" + bytes(1949))
 
 
 @pytest.mark.parametrize("chunk", [b"", bytes(1971)])

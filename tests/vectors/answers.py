@@ -6,7 +6,7 @@
     cloves       of some n and k: a message, the key and the coefficients that share it, the cloves
     requests     to one model node: every secret, the streams, and the keys that both ends derive
     frames       of an answer over four paths: each with its nonce, key, coefficients and chunks
-    attaches     of a path key: its ids and key, and what takes an answer up again
+    attaches     to the answer of a request: every secret, the stream, and the key derived
 
 Of k - 1 coefficients of 32 bytes the first belong to x, the next to x^2 and so on; byte j of each
 shares byte j of the key. Bytes that stand for random ones are made as in `tests.vectors.overlay`.
@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from overlay.core import attach, frames, sida
+from overlay.core import frames, sida
+from overlay.core.attach import Attach
 from overlay.core.padding import step_at_least
-from overlay.core.request import DUMMY, QUESTION, prepare
+from overlay.core.request import DUMMY, QUESTION, RequestSealer, prepare
 from overlay.core.setup import OnionSecrets
 from tests.overlay.world import TARGET
 from tests.vectors.overlay import PERIOD, drawn
@@ -109,13 +110,18 @@ def _frame(name: str, number: int) -> dict[str, Any]:
 
 
 def _attach(number: int) -> dict[str, Any]:
-    path_key, next_frame = drawn("path key 0", 32), 258 + number
-    keys = attach.derive(path_key)
+    secret = drawn("onion", 32)
+    message_id = PERIOD.to_bytes(4, "big") + drawn("message id", 12)
+    sealer = RequestSealer(TARGET, OnionSecrets.from_bytes(secret).public, message_id, 2, ())
+    wanted = Attach(3, number, 258 + number)
+    made = sealer.attach(wanted, _drawing(f"attach {number}"))
     return {
-        "path_key": path_key.hex(),
-        "ids": [attach_id.hex() for attach_id in keys.ids],
-        "key": keys.key.hex(),
+        "target": TARGET.hex(),
+        "onion_secret": secret.hex(),
+        "message_id": message_id.hex(),
+        "clove": wanted.index,
         "number": number,
-        "next_frame": next_frame,
-        "stream": attach.encode(keys, number, next_frame).hex(),
+        "next_frame": wanted.next_frame,
+        "stream": made.data.hex(),
+        "path_key": made.path_key.hex(),
     }

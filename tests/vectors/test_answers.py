@@ -149,11 +149,10 @@ def test_the_client_opens_a_frame(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", GOLDEN["attaches"], ids=lambda vector: str(vector["number"]))
 def test_the_model_node_takes_an_attach(vector: dict[str, Any]) -> None:
-    hkdf = HKDF(SHA256(), 160, None, b"planetserve/attach/v2")
-    ids = [raw(attach_id) for attach_id in vector["ids"]]
-    assert hkdf.derive(raw(vector["path_key"])) == raw(vector["key"]) + b"".join(ids)
-    number, stream = vector["number"], raw(vector["stream"])
-    assert stream[:18] == bytes(2) + ids[number]
-    cipher = ChaCha20Poly1305(raw(vector["key"]))
-    wanted = cipher.decrypt(number.to_bytes(12, "big"), stream[18:], ids[number])
-    assert wanted == vector["next_frame"].to_bytes(4, "big")
+    stream = raw(vector["stream"])
+    assert (stream[:2], len(stream)) == (b"\0\1", 1950)
+    info = b"planetserve/clove/v2\0" + raw(vector["target"])
+    opened, exported = unsealed(raw(vector["onion_secret"]), info, stream[2:])
+    assert exported == raw(vector["path_key"])
+    head = bytes((vector["clove"], vector["number"])) + vector["next_frame"].to_bytes(4, "big")
+    assert opened == raw(vector["message_id"]) + head + bytes(1878)
