@@ -14,7 +14,7 @@ from pyhpke.exceptions import PyHPKEError
 
 from overlay.core.asking import Asking, AskingEffect, Lost, Progress, Whole
 from overlay.core.choice import Hops, Rules
-from overlay.core.cover import CoverSettings, Dummy
+from overlay.core.cover import REMEMBERED, CoverSettings, Dummy, likely_targets
 from overlay.core.effects import Peer, Purge, Send
 from overlay.core.exchange import ExchangeLimits
 from overlay.core.guards import GuardRules
@@ -105,6 +105,8 @@ class OverlayClient:
         self._unsaved_told = False
         self._saved = self._kept
         self._cover = None if cover is None else CoverTraffic(cover, draw)
+        self._asked: list[bytes] = []
+        """The model nodes of the last questions."""
         self._requests: dict[int, Request] = {}
         self._solving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -222,6 +224,8 @@ class OverlayClient:
             )
         except (ValueError, PyHPKEError) as error:
             raise NodeUnreachable(f"{target.name} announced an unusable key") from error
+        if request.kind == QUESTION:
+            self._asked = [*self._asked, target.id][-REMEMBERED:]
         number, effects = self._asking.begin(request.session, target, sealed, at)
         self._requests[number] = request
         self._do(effects)
@@ -292,7 +296,8 @@ class OverlayClient:
     def _send_cover(self, cover: CoverTraffic) -> None:
         paths = self._asking.paths
         routes = self._directory.current
-        targets = [] if routes is None else [node.id for node in routes.model_nodes()]
+        trusted = [] if routes is None else [node.id for node in routes.model_nodes()]
+        targets = likely_targets(self._asked, trusted)
         loops, dummies = cover.due(self._loop.time(), paths.open_paths(), targets)
         for number, slot in loops:
             self._do(paths.ping(number, slot))

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from overlay.core.draw import Draw, exponential
+from overlay.core.padding import request_bytes
+from overlay.core.request import HEADER_BYTES
 
 MAX_DUMMY_FRAMES = 512
 
@@ -33,14 +35,20 @@ class Shape:
             raise ValueError("not the shape of a question that a node answers as a dummy")
 
 
+CELLS = {1: 8, 2: 4, 3: 2, 4: 2, 6: 1, 8: 1}
+"""How often dummies have so many cells on each of their paths, k = 3 of which suffice: each step to
+which questions are padded, up to some forty thousand characters."""
 TYPICAL = tuple(
-    Shape(payload_bytes, frames)
-    for payload_bytes in (400, 2_000, 8_000, 20_000)
+    Shape(request_bytes(cells, 3) - HEADER_BYTES, frames)
+    for cells, weight in CELLS.items()
     for frames in (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+    for _ in range(weight)
 )
-"""Questions of a few sentences up to a few pages, each with an answer of each length to which
-answers are padded (`overlay.core.padding`), up to thirteen seconds. What a user asks is not drawn
-from these: who knows a user's habits may tell cover from questions by them."""
+"""Questions of each of these lengths, each with an answer of each length to which answers are
+padded (`overlay.core.padding`), up to thirteen seconds. What a user asks is not drawn from these:
+who knows a user's habits may tell cover from questions by them."""
+REMEMBERED = 16
+"""Questions whose model nodes dummies go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,12 @@ class CoverSettings:
     shapes: Sequence[Shape] = ()
     loop_mean_s: float = 2.0
     dummy_mean_s: float = 120.0
+
+
+def likely_targets(asked: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:
+    """The model nodes for dummies, each as often as the last questions went there; each trusted one
+    once before anything was asked."""
+    return [node for node in asked[-REMEMBERED:] if node in trusted] or list(trusted)
 
 
 @dataclass(frozen=True, slots=True)

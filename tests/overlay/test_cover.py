@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.core.cover import Cover, CoverSettings, Dummy, Loop, Shape, due
+from overlay.core.cover import (
+    TYPICAL,
+    Cover,
+    CoverSettings,
+    Dummy,
+    Loop,
+    Shape,
+    due,
+    likely_targets,
+)
+from overlay.core.padding import request_cells
+from overlay.core.request import HEADER_BYTES
 
 PATHS = [(0, 0), (0, 1), (0, 2), (0, 3)]
 SHAPES = (Shape(100, 20), Shape(2_000, 300))
@@ -43,6 +54,22 @@ def test_a_pause_is_not_made_up_for(seed: int, pause_s: float) -> None:
     cover, effects = due(cover, pause_s, PATHS, TARGETS, draw)
     assert len(effects) <= 5
     assert due(cover, pause_s, PATHS, TARGETS, draw)[1] == []
+
+
+def test_dummies_are_of_each_step_of_questions_and_mostly_short() -> None:
+    request = [request_cells(HEADER_BYTES + shape.payload_bytes, 3) for shape in TYPICAL]
+    cells = Counter(request)
+    assert list(cells) == [1, 2, 3, 4, 6, 8]
+    assert cells[1] * 9 == cells.total() * 4
+    assert len({shape.frames for shape in TYPICAL}) == 13
+
+
+def test_dummies_go_where_questions_went() -> None:
+    a, b, gone = (bytes([number]) * 20 for number in (1, 2, 3))
+    assert likely_targets([], [a, b]) == [a, b]
+    assert likely_targets([gone, b, a, b], [a, b]) == [b, a, b]
+    assert likely_targets([gone], [a, b]) == [a, b]
+    assert likely_targets([a] * 9 + [b] * 16, [a, b]) == [b] * 16
 
 
 def test_paths_that_closed_are_forgotten() -> None:
