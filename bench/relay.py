@@ -24,7 +24,7 @@ from bench.relay_chain import Hop, Load, chain
 from bench.relay_paths import (
     READY_TIMEOUT_S,
     PathSender,
-    SameSender,
+    RandomSender,
     establish,
     middle_paths,
     new_path,
@@ -100,8 +100,9 @@ def _median(values: Iterable[float]) -> float:
 
 def _bare() -> Measured:
     with _three_hops("bare") as (load, hops):
-        sender = SameSender(load.dial(hops[0]), os.urandom(FRAME_BYTES))
-        added_ms = _added_ms(load, sender.next)
+        frames_a_path = (WARM_UP_CELLS + CELLS) // PATHS + LONE_CELLS
+        sender = RandomSender(load.dial(hops[0]), PATHS, frames_a_path)
+        added_ms = _added_ms(load, lambda: _next(sender))
         return Measured(load.run(sender, WARM_UP_CELLS, CELLS), added_ms)
 
 
@@ -140,6 +141,12 @@ def _paths(load: Load, hops: list[Hop]) -> list[OnionPath]:
     for path in paths:
         path.prepare(SINK.id, (WARM_UP_CELLS + CELLS) // PATHS + LONE_CELLS)
     return paths
+
+
+def _next(sender: PathSender) -> tuple[int, bytes]:
+    item = sender.next()
+    assert item is not None, "too few frames were made"
+    return item
 
 
 def _lone_path_cell(load: Load, sender: PathSender, path: OnionPath) -> tuple[int, bytes]:

@@ -20,6 +20,7 @@ from overlay.core.wire import (
     BODY_BYTES,
     CELL,
     CLOSE,
+    FRAME_BYTES,
     ID_BYTES,
     SETUP,
     CellError,
@@ -142,14 +143,13 @@ class PathSender:
             self._turn.append(path)
 
 
-class SameSender:
-    """One frame again and again, for hops that do not look at it."""
+class RandomSender(PathSender):
+    """Frames for hops that do not look at them, as many and in the same turns as of our paths: to
+    send one again and again would cost the load less."""
 
-    def __init__(self, socket: int, frame: bytes) -> None:
-        self._item = socket, frame
-
-    def next(self) -> tuple[int, bytes]:
-        return self._item
+    def __init__(self, socket: int, paths: int, frames_a_path: int) -> None:
+        frames = [[os.urandom(FRAME_BYTES) for _ in range(frames_a_path)] for _ in range(paths)]
+        super().__init__([Path(socket, f[0][:ID_BYTES], b"", (), cells=deque(f)) for f in frames])
 
     def heard(self, socket: int, frame: bytes) -> None:
         raise RuntimeError("a bare chain says nothing back")

@@ -198,7 +198,8 @@ class Outbox:
     def _note_sent(self, peer: Peer, frame: bytes) -> None:
         key = peer, frame[:ID_BYTES]
         self._to_tell[key] = self._to_tell.get(key, 0) + 1
-        self._tell_soon()
+        if self._telling is None:
+            self._tell_soon()
 
     def _note_shed(self, peer: Peer, link_id: bytes) -> None:
         self._shedding[peer, link_id] = None

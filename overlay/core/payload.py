@@ -20,6 +20,7 @@ path from 1 on and uses each number once; 0 stands for the path itself.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from overlay.core.layer import PAYLOAD_BYTES
@@ -27,7 +28,9 @@ from overlay.core.wire import CellError
 from planetserve.keys import NODE_ID_BYTES
 
 VERSION = 2
-HEADER_BYTES = 5
+HEAD = struct.Struct(">BHH")
+"""Command, stream, how many bytes of data."""
+HEADER_BYTES = HEAD.size
 CHUNK_BYTES = PAYLOAD_BYTES - HEADER_BYTES
 OPEN_CHUNK_BYTES = CHUNK_BYTES - NODE_ID_BYTES
 PING_BYTES = 8
@@ -78,17 +81,15 @@ def encode_payload(payload: Payload) -> bytes:
     fault = _fault(payload.command, payload.stream, len(payload.data))
     if fault or payload.stream > MAX_STREAM:
         raise ValueError(fault or "a stream's number is too large")
-    head = bytes((payload.command,)) + payload.stream.to_bytes(2, "big")
-    filled = head + len(payload.data).to_bytes(2, "big") + payload.data
-    return filled.ljust(PAYLOAD_BYTES, b"\0")
+    head = HEAD.pack(payload.command, payload.stream, len(payload.data))
+    return (head + payload.data).ljust(PAYLOAD_BYTES, b"\0")
 
 
 def decode_payload(data: bytes) -> Payload:
     """Raises `CellError`; every accepted payload encodes to the same bytes again."""
     if len(data) != PAYLOAD_BYTES:
         raise CellError("a payload has the wrong size")
-    command, stream = data[0], int.from_bytes(data[1:3], "big")
-    length = int.from_bytes(data[3:HEADER_BYTES], "big")
+    command, stream, length = HEAD.unpack_from(data)
     fault = _fault(command, stream, length)
     if fault:
         raise CellError(fault)

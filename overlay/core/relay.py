@@ -200,7 +200,7 @@ class Relay:
                     self.cells += 1
                     path.heard_s = now_s
                     if path.following is not None:
-                        return path.following, path.onward(frame)
+                        return path.following, path.outwards + path.peeled(frame)
                     return self._from_owner(path, frame, now_s)
             return self._rarely(entry, frame)
         except CellError:

@@ -153,11 +153,12 @@ class Exit:
         """What `from_owner` does with the DATA of an open stream, without a detour, since most
         cells are that; None for all else. `plain` begins with the payload. Raises `CellError` for
         a cell without credit."""
-        if plain[0] != payloads.DATA:
+        command, number, length = payloads.HEAD.unpack_from(plain)
+        stream = self.streams.get(number)
+        end = payloads.HEADER_BYTES + length
+        if command != payloads.DATA or stream is None or end > PAYLOAD_BYTES:
             return None
-        stream = self.streams.get(int.from_bytes(plain[1:3], "big"))
-        end = payloads.HEADER_BYTES + int.from_bytes(plain[3 : payloads.HEADER_BYTES], "big")
-        if stream is None or end > PAYLOAD_BYTES or any(plain[end:PAYLOAD_BYTES]):
+        if any(plain[end:PAYLOAD_BYTES]):
             return None
         self._meter.arrived()
         return stream.pass_on(plain[3:PAYLOAD_BYTES])

@@ -87,11 +87,12 @@ class RelayPath:
     following: Peer | None = None
     out_id: bytes = b""
     exit: Exit | None = None
+    outwards: bytes = b""
+    """What a CELL to the following hop begins with; the rest is `peeled`."""
     forward_count: int = 0
     backward_count: int = 0
     _forward: ChaCha20Poly1305 | None = None
     _backward: ChaCha20Poly1305 | None = None
-    _outwards: bytes = b""
     _inwards: bytes = b""
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ class RelayPath:
     def follow(self, following: Peer, out_id: bytes, body: bytes) -> Send:
         """Go on to `following` under `out_id` with the `body` of its set-up."""
         self.following, self.out_id = following, out_id
-        self._outwards = out_id + _CELL
+        self.outwards = out_id + _CELL
         return Send(following, encode_frame(out_id, SETUP, body))
 
     def rest(self) -> None:
@@ -123,10 +124,6 @@ class RelayPath:
         body = peel_with(self._forward, self.forward_count, frame, HEADER_BYTES)
         self.forward_count += 1
         return body
-
-    def onward(self, frame: bytes) -> bytes:
-        """What the following hop gets for a CELL from the previous one. Raises `CellError`."""
-        return self._outwards + self.peeled(frame)
 
     def back(self, frame: bytes) -> bytes:
         """What the previous hop gets for a CELL from the following one. Raises `CellError`."""
