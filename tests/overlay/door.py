@@ -10,7 +10,9 @@ from nacl.bindings import crypto_scalarmult_base
 
 from overlay.core import sealed, sida
 from overlay.core.answering import AnswerSent, DummyReady, RequestGone, RequestReady, Room, Route
+from overlay.core.attach import Attach
 from overlay.core.effects import Count, Neighbour, Peer, Purge, Remember, Send
+from overlay.core.frames import AnswerAssembler
 from overlay.core.inbox import Inbox, InboxEffect, InboxLimits, Wake
 from overlay.core.payload import CHUNK_BYTES, OPEN_CHUNK_BYTES
 from overlay.core.reasons import Reason, Report, read_close_body
@@ -217,3 +219,26 @@ def sealed_stream(message_id: bytes, clove: sida.Clove, secret: bytes) -> bytes:
 
 def id_of(number: int) -> bytes:
     return PERIOD.to_bytes(4, "big") + bytes((number,)) * 12
+
+
+def assembler(request: OutgoingRequest) -> AnswerAssembler:
+    return AnswerAssembler(request.reply_key, request.path_keys, request.n, request.k)
+
+
+def read(back: AnswerAssembler, door: Door, routes: dict[int, Route]) -> bytes:
+    """What the chunks that arrived over `routes` make."""
+    return b"".join(
+        piece
+        for index, route in routes.items()
+        for chunk in door.arrived[route]
+        for piece in back.feed(index, chunk)
+    )
+
+
+def running(door: Door, request: OutgoingRequest, indices: list[int]) -> dict[int, Route]:
+    return dict(zip(indices, door.deliver(request, indices), strict=True))
+
+
+def take_up(door: Door, request: OutgoingRequest, *wanted: int) -> bytes:
+    """An attach with this index, number and next frame."""
+    return request.sealer.attach(Attach(*wanted), door.entropy).data

@@ -14,7 +14,7 @@ from overlay.core.reasons import Reason
 from overlay.core.request import DUMMY, QUESTION
 from overlay.core.wire import CELL, CLOSE, FRAME_BYTES, SETUP, STREAM, STREAM_END, encode_frame
 from tests.overlay.door import PERIOD, Door
-from tests.overlay.test_inbox import number
+from tests.overlay.test_inbox_attaches import number
 
 
 def test_only_a_window_of_frames_is_kept() -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ast
-import asyncio
-import sys
 from pathlib import Path
-
-import msgpack
 
 from overlay.server import IncomingRequest
 from planetserve.messages import (
@@ -22,6 +18,7 @@ from planetserve.messages import (
     state_reply,
 )
 from tests.overlay.conftest import MakeOverlay, seeded_identity
+from tests.overlay.scripts import hop, imported, run_script
 
 SCRIPT = Path(__file__).with_name("independent_question.py")
 MODEL_NODE = seeded_identity(200)
@@ -46,10 +43,7 @@ async def echo(request: IncomingRequest) -> None:
 
 async def test_a_question_of_the_script(make_overlay: MakeOverlay) -> None:
     overlay = await make_overlay(echo, 9)
-    relays = [
-        [node.id, node.onion_key, node.transport_key, node.endpoints["overlay"]]
-        for node in overlay.routes.relays()
-    ]
+    relays = [hop(node) for node in overlay.routes.relays()]
     given = {
         "paths": [relays[:3], relays[3:6], relays[6:]],
         "target": [overlay.target.id, overlay.target.onion_key, overlay.target.key],
@@ -57,32 +51,12 @@ async def test_a_question_of_the_script(make_overlay: MakeOverlay) -> None:
         "model": "tiny",
         "question": QUESTION,
     }
-    script = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        str(SCRIPT),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    said, complained = await script.communicate(msgpack.packb(given))
-    assert complained == b""
-    first, frames, answered = said.decode().splitlines()
+    first, frames, answered = await run_script(SCRIPT, given)
     assert (first, answered) == ("asked", f"answered {QUESTION}")
     assert int(frames.removeprefix("frames ")) >= 4
 
 
 def test_the_script_imports_nothing_of_ours() -> None:
-    imported = {
-        name.split(".")[0]
-        for node in ast.walk(ast.parse(SCRIPT.read_text()))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
     of_others = {"cryptography", "msgpack", "pyhpke", "zmq"}
-    assert imported <= {"hashlib", "json", "os", "sys", "time", "typing"} | of_others
+    of_python = {"hashlib", "json", "os", "sys", "time", "typing"}
+    assert imported(ast.parse(SCRIPT.read_text())) <= of_python | of_others
