@@ -144,7 +144,9 @@ class Links:
         if link is None:
             return False
         self._outbox.send(link, frame)
-        if not link.turns.scheduled:
+        if link.waiting is None:
+            link.turns.sent()
+        else:
             link.turns.soon()
         return True
 

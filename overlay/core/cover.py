@@ -45,7 +45,7 @@ TYPICAL = tuple(
     for _ in range(weight)
 )
 """Questions of each of these lengths, each with an answer of each length to which answers are
-padded (`overlay.core.padding`), up to thirteen seconds. What a user asks is not drawn from these:
+padded (`overlay.core.padding`), up to twenty-six seconds. What a user asks is not drawn from these:
 who knows a user's habits may tell cover from questions by them."""
 REMEMBERED = 16
 """Questions whose model nodes dummies go to."""

@@ -1,6 +1,6 @@
 """How many answers a model node sends at a time, and for whom.
 
-What an answer costs is its cloves: n for each frame, twenty frames a second. They are charged to
+What an answer costs is its cloves: n for each frame, ten frames a second. They are charged to
 the neighbour that brought the first clove of the request: a node of the ledger, or a stranger, who
 as no relay has little to bring. Where there is no room, what is paused gives way first, the longest
 pause before others; then the newest answer of the neighbour with most, if that one has twice what
@@ -30,9 +30,9 @@ STRANGER_STREAMS = Rate(5.0, 50)
 class LoadLimits:
     """In cloves of answers that run at a time."""
 
-    max_cloves: int = 400
-    max_cloves_a_node: int = 200
-    max_cloves_a_stranger: int = 16
+    max_cloves: int = 800
+    max_cloves_a_node: int = 400
+    max_cloves_a_stranger: int = 32
 
     def share(self, neighbour: Neighbour) -> int:
         return self.max_cloves_a_node if is_known(neighbour) else self.max_cloves_a_stranger

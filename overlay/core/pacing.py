@@ -27,7 +27,9 @@ from typing import NamedTuple
 
 from overlay.core import frames, padding
 
-BEAT_S = 0.05
+BEAT_S = 0.1
+"""As often as text that is read need grow. Each frame wakes every relay of n paths, one by one,
+which costs ten times what a cell among many does; what it carries is little of its room."""
 WAITING_BEAT_S = 1.0
 """Between frames while the engine has not begun to answer."""
 MAX_UNSENT_BYTES = 256 << 10

@@ -95,9 +95,9 @@ def test_one_who_brings_the_same_clove_again_and_again_is_told_by_its_delay() ->
     asking = Asking(Door(), back={1: repeat})
     asking.door.write(b"accepted")
     asking.door.write(b"token")
-    asking.run(6.0)
+    asking.run(12.0)
     assert (asking.polluted, asking.silent) == (set(), set())
-    asking.run(1.0)
+    asking.run(2.0)
     assert (asking.polluted, asking.silent) == (set(), {1})
     assert asking.failed is None
 

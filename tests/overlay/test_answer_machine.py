@@ -309,20 +309,20 @@ def test_padding_of_a_long_answer_is_taken_in_for_longer() -> None:
     for _ in range(1_030):
         machine.node.send(frames.NOTHING, b"")
         arrive(machine)
-    drained(machine, 120, 1.0)
+    drained(machine, 180, 1.0)
     assert machine.asker.state == exchange.ENDED
     machine = begun(0, 1, 2, 3)
     for _ in range(2_050):
         machine.node.send(frames.NOTHING, b"")
         arrive(machine)
-    drained(machine, 120, 1.0)
+    drained(machine, 180, 1.0)
     assert machine.asker.state == exchange.DRAINING
 
 
 def test_padding_without_end_or_beat_is_not_waited_for() -> None:
     for gap_s in (1.0, 29.0):
         machine = begun(0, 1, 2, 3)
-        drained(machine, round(90 / gap_s) + 1, gap_s)
+        drained(machine, round(150 / gap_s) + 1, gap_s)
         assert machine.asker.state == exchange.ENDED
         assert machine.outcomes == [Done()]
 

@@ -71,7 +71,7 @@ def test_a_late_path_gets_the_frames_that_it_missed() -> None:
     routes = running(door, request, [0, 1, 2])
     door.write(b"early ")
     door.write(b"late")
-    door.advance(0.3)
+    door.advance(0.6)
     routes |= running(door, request, [3])
     assert len(door.arrived[routes[3]]) == len(door.arrived[routes[0]]) > 5
     del routes[0]
@@ -176,10 +176,10 @@ def test_an_answer_waits_for_paths_and_then_no_longer() -> None:
     routes = running(door, door.request(), [0, 1, 2, 3])
     door.write(b"accepted")
     door.write(b"token")
-    door.advance(0.2)
+    door.advance(0.4)
     door.end(routes[0], Reason.NEIGHBOUR_GONE)
     before = len(door.arrived[routes[3]])
-    door.advance(0.2)
+    door.advance(0.4)
     assert len(door.arrived[routes[3]]) == before + 4
     door.end(routes[1], Reason.NEIGHBOUR_GONE)
     assert door.wakes == {}

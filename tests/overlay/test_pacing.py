@@ -40,10 +40,10 @@ def test_before_the_first_token_a_frame_leaves_each_second() -> None:
     answer.write(b"accepted", 2.3)
     assert run(answer, 3.4) == [(2.3, frames.DATA, b"accepted"), (3.3, frames.NOTHING, b"")]
     answer.write(b"first", 3.5)
-    assert run(answer, 3.6) == [
+    assert run(answer, 3.7) == [
         (3.5, frames.DATA, b"first"),
-        (3.55, frames.NOTHING, b""),
         (3.6, frames.NOTHING, b""),
+        (3.7, frames.NOTHING, b""),
     ]
 
 
@@ -59,9 +59,9 @@ def test_an_answer_ends_when_its_step_is_full() -> None:
     answer.finish(10.02)
     assert run(answer) == [
         (10.0, frames.END, b"firstsecond"),
-        (10.05, frames.PADDING, b""),
         (10.1, frames.PADDING, b""),
-        (10.15, frames.LAST, b""),
+        (10.2, frames.PADDING, b""),
+        (10.3, frames.LAST, b""),
     ]
     assert answer.state == pacing.DONE
     assert answer.take(99.0) is None
@@ -90,19 +90,19 @@ def test_missed_beats_are_not_made_up_for() -> None:
     assert answer.take(10.0) is not None
     assert answer.take(10.32) is not None
     due_s = answer.due_s()
-    assert due_s == pytest.approx(10.35)
+    assert due_s == pytest.approx(10.4)
     assert answer.take(10.33) is None
 
 
 def test_a_pause_holds_the_frames_and_keeps_the_beat() -> None:
     answer = begun()
-    run(answer, 10.05)
+    run(answer, 10.1)
     answer.pause()
     assert answer.due_s() is None
     assert answer.take(11.0) is None
     answer.resume()
     assert answer.take(11.02) is not None
-    assert answer.due_s() == pytest.approx(11.05)
+    assert answer.due_s() == pytest.approx(11.1)
 
 
 def test_the_engine_waits_while_too_much_is_unsent() -> None:
