@@ -128,7 +128,7 @@ def test_questions_that_are_dropped_at_once_keep_nobody_out() -> None:
         door.now_s += 0.1
         route = door.stream(9, door.request(n=1, k=1).streams[0])
         door.end(route, Reason.NEIGHBOUR_GONE)
-        assert door.inbox.running <= 200, count
+        assert door.inbox.running <= LoadLimits().max_cloves_a_node, count
     before = len(door.ready)
     door.deliver(door.request(), [0, 1, 2])
     assert len(door.ready) == before + 1
@@ -158,11 +158,13 @@ def test_the_neighbour_with_most_gives_way_and_only_to_who_has_half_as_much() ->
 
 def test_a_stranger_has_a_small_share() -> None:
     door = Door(neighbour=stranger)
-    for _ in range(5):
+    share = LoadLimits().max_cloves_a_stranger // 4
+    for _ in range(share + 1):
+        door.advance(1.0)
         door.deliver(door.request(), [0, 1, 2])
-    assert len(door.ready) == 4
+    assert len(door.ready) == share
     door.deliver(door.request(), [1, 2, 3])
-    assert len(door.ready) == 5
+    assert len(door.ready) == share + 1
 
 
 def test_streams_have_a_rate() -> None:
