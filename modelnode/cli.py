@@ -20,11 +20,15 @@ from modelnode.engines.default_model import (
 from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.openai_http import attach_openai
 from modelnode.engines.protocol import Engine
-from modelnode.node import EngineLoader, ModelNode, NodeSettings
+from modelnode.fixed_node import FixedNode
+from modelnode.group_file import FILE_NAME, is_address, make_group, read_group_file
+from modelnode.lifetime import EngineLoader
+from modelnode.node import ModelNode, NodeSettings
 from overlay.replay_log import folder_beside, node_identity
 from planetserve import cli
 from planetserve.errors import UsageError
 from planetserve.keylock import locked_key
+from planetserve.keys import read_identity
 from planetserve.logs import configure_logging
 from planetserve.network import load_network
 
@@ -42,9 +46,15 @@ class EngineKind(StrEnum):
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Option(help="The name to show on the ledger.")],
-    overlay: Annotated[str, typer.Option(help="HOST:PORT to take overlay links at.")],
-    group: Annotated[str, typer.Option(help="HOST:PORT for the other nodes of the model.")],
+    group: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT for the other nodes of the model; or the file of a fixed group, which "
+            "needs no ledger, --name, --overlay or --network (see make-group)."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="The name to show on the ledger.")] = "",
+    overlay: Annotated[str, typer.Option(help="HOST:PORT to take overlay links at.")] = "",
     network: Annotated[Path | None, typer.Option(help="The network file.")] = None,
     key: Annotated[Path, typer.Option(help="The node's key file; made when there is none.")] = Path(
         "model.key"
@@ -91,12 +101,21 @@ def run(
     The node registers itself; it is sent requests once a verifier has endorsed it.
     """
     configure_logging(log_level)
-    settings = load_network(network)
+    fixed = None if is_address(group) else read_group_file(Path(group))
+    if fixed is None and not (name and overlay):
+        raise UsageError("--group HOST:PORT needs --name NAME and --overlay HOST:PORT")
+    if fixed is not None:
+        if overlay or cheat or model not in ("", fixed.model):
+            raise UsageError(
+                f"the nodes of --group FILE serve {fixed.model}, without --overlay and --cheat"
+            )
+        model = fixed.model
+    settings = load_network(network) if fixed is None else None
     if (cheat == "swap") != (cheat_model is not None):
         raise UsageError("--cheat swap and --cheat-model FILE go together")
     if cheat_model is not None and engine is EngineKind.openai:
         raise UsageError("--cheat-model needs --engine llamacpp")
-    if cheat:
+    if cheat and settings is not None:
         check_allowed(cheat, settings)
         print(f"warning: this node cheats ({cheat}); its replies are worthless", file=sys.stderr)
     if engine is EngineKind.openai and not (engine_url and model):
@@ -119,20 +138,42 @@ def run(
         llama = LlamaCppSettings(path, threads, parallel, context, max_waiting)
         return with_cheat(await load_llamacpp(llama), cheat)
 
-    node_settings = NodeSettings(
-        name=name,
-        model=model or DEFAULT_MODEL_NAME,
-        operator=operator,
-        overlay=overlay,
-        group=group,
-        http=http,
-        public_overlay=public_overlay or overlay,
-        public_group=public_group or group,
-        replay_folder=folder_beside(key),
-    )
-    identity = node_identity(key)
+    if fixed is not None:
+        node: FixedNode | ModelNode = FixedNode(fixed, read_identity(key), http)
+    else:
+        assert settings is not None
+        node_settings = NodeSettings(
+            name=name,
+            model=model or DEFAULT_MODEL_NAME,
+            operator=operator,
+            overlay=overlay,
+            group=group,
+            http=http,
+            public_overlay=public_overlay or overlay,
+            public_group=public_group or group,
+            replay_folder=folder_beside(key),
+        )
+        node = ModelNode(settings, node_identity(key), node_settings)
     with locked_key(key):
-        asyncio.run(_run(ModelNode(settings, identity, node_settings), load))
+        asyncio.run(_run(node, load))
+
+
+@app.command("make-group")
+def make(
+    folder: Annotated[Path, typer.Option(help="Where to write group.toml and the key files.")],
+    model: Annotated[str, typer.Option(help="The model's name.")],
+    members: Annotated[int, typer.Option(help="How many nodes.")] = 8,
+    base_port: Annotated[
+        int, typer.Option(help="The first of their ports for each other; then for HTTP.")
+    ] = 27100,
+) -> None:
+    """Make keys and the file of a fixed group on this machine, and say how to start its nodes."""
+    keys = make_group(folder, model, members, base_port)
+    for number, key in enumerate(keys):
+        print(
+            f"ps-model run --group {folder / FILE_NAME} --key {key} "
+            f"--http 127.0.0.1:{base_port + members + number} --engine openai --engine-url URL"
+        )
 
 
 @app.command("fetch-default")
@@ -141,7 +182,7 @@ def fetch_default() -> None:
     print(fetch_default_model())
 
 
-async def _run(node: ModelNode, load: EngineLoader) -> None:
+async def _run(node: FixedNode | ModelNode, load: EngineLoader) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

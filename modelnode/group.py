@@ -9,15 +9,16 @@ from collections.abc import AsyncGenerator
 import zmq
 
 from modelnode.balancing import Balancer, NodeLoad
-from modelnode.group_client import PeerAddress, PeerLink, PeerLost
+from modelnode.group_client import PeerLink, PeerLost
 from modelnode.group_messages import Load
 from modelnode.group_server import GroupServer
 from modelnode.group_sockets import Doorkeeper
+from modelnode.members import Members, PeerAddress, members_of_routes
 from modelnode.metrics import RUNNING, WAITING
 from modelnode.serving import Server
 from planetserve.keys import Identity, NodeId
 from planetserve.messages import ReplyEvent
-from planetserve.records import TRUSTED, UNTRUSTED, NodeRecord, RouteSet
+from planetserve.records import RouteSet
 
 LOAD_INTERVAL_S = 1.0
 MAX_PEERS = 256
@@ -27,7 +28,7 @@ MAX_PEERS = 256
 class Group:
     """This node's connections to its group, between `start` and `close`.
 
-    `balancer` knows the members that `routes_changed` gave and what they reported.
+    `balancer` knows the members that `set_members` gave and what they reported.
     """
 
     def __init__(self, identity: Identity, bind: str, server: Server) -> None:
@@ -36,9 +37,13 @@ class Group:
         self.balancer = Balancer(identity.id)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._server = GroupServer(
-            identity, bind, server.serve, lambda key: self._admitted.get(key), self.balancer.report
+            identity,
+            bind,
+            server.serve,
+            lambda key: self._members.admitted.get(key),
+            self.balancer.report,
         )
-        self._admitted: dict[bytes, NodeId] = {}
+        self._members = Members()
         self._addresses: dict[NodeId, PeerAddress] = {}
         self._links: dict[NodeId, PeerLink] = {}
         self._doorkeeper: Doorkeeper | None = None
@@ -46,7 +51,7 @@ class Group:
 
     async def start(self) -> None:
         """Raises `ConfigurationError` when the group's address cannot be bound."""
-        self._doorkeeper = Doorkeeper(self._context, lambda key: key in self._admitted)
+        self._doorkeeper = Doorkeeper(self._context, lambda key: key in self._members.admitted)
         self._server.start(self._context)
         self._ticker = asyncio.create_task(self._tick(), name="group loads")
 
@@ -63,20 +68,16 @@ class Group:
         self._context.term()
 
     def routes_changed(self, routes: RouteSet) -> None:
-        """Take over who is who from the ledger. Endorsed model nodes may connect, trusted ones of
-        our model are sent requests. Whoever announced a transport key first keeps it."""
-        admitted: dict[bytes, NodeId] = {}
-        for record in sorted(routes.nodes, key=lambda record: (record.registered, record.id)):
-            if "model" in record.roles and record.status in (TRUSTED, UNTRUSTED):
-                admitted.setdefault(record.transport_key, record.id)
-        self._admitted = admitted
-        members = [node for node in routes.model_nodes(self._local.model) if _in_group(node)]
+        """Take over who is who from the ledger."""
+        self.set_members(members_of_routes(routes, self._local.model))
+
+    def set_members(self, members: Members) -> None:
+        """Take over who is in the group. Connections to who is not any more end."""
+        self._members = members
         self._addresses = {
-            node.id: PeerAddress(node.id, node.endpoints["group"], node.transport_key)
-            for node in members
-            if node.id != self._identity.id
+            peer.node: peer for peer in members.trusted if peer.node != self._identity.id
         }
-        self.balancer.set_members(node.id for node in members)
+        self.balancer.set_members(peer.node for peer in members.trusted)
         self._report_own()
         for node, link in list(self._links.items()):
             if self._addresses.get(node) != link.address:
@@ -141,7 +142,3 @@ class Group:
                     link.send(Load(load))
             self._server.drop_silent(asyncio.get_running_loop().time())
             await asyncio.sleep(LOAD_INTERVAL_S)
-
-
-def _in_group(node: NodeRecord) -> bool:
-    return node.endpoints.get("group", "").startswith("tcp://")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 
 import zmq
 from zmq.utils import z85
@@ -22,11 +21,12 @@ from modelnode.group_messages import (
     encode_message,
 )
 from modelnode.group_sockets import configure
+from modelnode.members import PeerAddress
 from modelnode.metrics import GROUP_DROPPED
 from overlay.channel import Channel
 from overlay.watch import CONNECTION_LOST
 from planetserve.errors import RemoteProtocolError
-from planetserve.keys import Identity, NodeId
+from planetserve.keys import Identity
 from planetserve.messages import Accepted, End, ReplyEvent, ReplyParser
 
 CREDIT_EVENTS = WINDOW_EVENTS // 4
@@ -36,15 +36,6 @@ SILENCE_TIMEOUT_S = 90.0
 
 class PeerLost(Exception):
     """The peer is gone, silent, or broke the protocol: its reply will not be finished."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerAddress:
-    """Where a node of the group listens, as ZeroMQ writes it, and its CURVE public key."""
-
-    node: NodeId
-    endpoint: str
-    transport_key: bytes
 
 
 class PeerLink:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,14 @@ from modelnode.dispatch import Dispatcher
 from modelnode.engines.protocol import Engine
 from modelnode.group import Group
 from modelnode.http import HttpServer, create_application, loopback_address
+from modelnode.lifetime import (
+    EngineLoader,
+    cancel,
+    drain,
+    engine_health,
+    first,
+    until_stopped,
+)
 from modelnode.serving import Server
 from overlay.directory import Directory
 from overlay.server import IncomingRequest, OverlayServer
@@ -28,12 +35,8 @@ from planetserve.statekeys import model_key
 from planetserve.transactions import register
 
 ROUTES_INTERVAL_S = 1.0
-DRAIN_S = 5.0
-DRAIN_STEP_S = 0.05
 
 log = get_logger()
-
-EngineLoader = Callable[[], Awaitable[Engine]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +95,14 @@ class ModelNode:
             ledger = LedgerClient(self._network)
             stack.push_async_callback(ledger.close)
             announcing = asyncio.create_task(self._announce(ledger), name="announce")
-            stack.push_async_callback(_cancel, announcing)
-            engine = await _first(load_engine(), stop)
+            stack.push_async_callback(cancel, announcing)
+            engine = await first(load_engine(), stop)
             if engine is None:
                 return
             stack.push_async_callback(engine.close)
             await self._serve(stack, engine, ledger)
             log.info("model_node_started", name=self._settings.name, node=self._identity.id.hex())
-            await _until_stopped(stop, announcing)
+            await until_stopped(stop, announcing)
             await self._drain()
         log.info("model_node_stopped", name=self._settings.name)
 
@@ -112,7 +115,7 @@ class ModelNode:
         await group.start()
         stack.push_async_callback(group.close)
         learning = asyncio.create_task(self._learn_terms(ledger, server), name="terms")
-        stack.push_async_callback(_cancel, learning)
+        stack.push_async_callback(cancel, learning)
         self._directory = Directory(ledger, ROUTES_INTERVAL_S, group.routes_changed)
         self._directory.follow()
         stack.push_async_callback(self._directory.close)
@@ -179,58 +182,14 @@ class ModelNode:
             "reputation_ppm": record.reputation_ppm if record is not None else None,
         }
         if self._dispatcher is not None and self._group is not None:
-            stats = self._dispatcher.server.stats()
-            report |= {
-                "running": stats.running,
-                "waiting": stats.waiting,
-                "capacity": stats.capacity,
-                "context_tokens": stats.context_tokens,
-                "cached_tokens": stats.cached_tokens,
-                "served": self._dispatcher.server.served,
-                "group": len(self._group.balancer.members()),
-            }
+            report |= engine_health(self._dispatcher, self._group)
         return report
 
     async def _drain(self) -> None:
         """Take nothing new and let what runs finish, here and for peers."""
         assert self._dispatcher is not None
         assert self._group is not None
-        assert self._overlay is not None
-        self._dispatcher.server.accepting = False
-        deadline_s = asyncio.get_running_loop().time() + DRAIN_S
+        overlay = self._overlay
+        assert overlay is not None
         # Beyond the last token, answers wait for the beat on which their last bytes leave.
-        while self._dispatcher.running or self._overlay.running or self._group.load().running:
-            if asyncio.get_running_loop().time() > deadline_s:
-                log.warning("requests_cut_short", count=self._dispatcher.running)
-                return
-            await asyncio.sleep(DRAIN_STEP_S)
-
-
-async def _first(loading: Awaitable[Engine], stop: asyncio.Event) -> Engine | None:
-    """The loaded engine, or None when we are told to stop before it is there."""
-    engine = asyncio.ensure_future(loading)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({engine, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if engine.done():
-        return engine.result()
-    engine.cancel()
-    await asyncio.gather(engine, return_exceptions=True)
-    return None
-
-
-async def _until_stopped(stop: asyncio.Event, announcing: asyncio.Task[None]) -> None:
-    """Returns when `stop` is set. Raises what the announcement raises."""
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({stopping, announcing}, return_when=asyncio.FIRST_COMPLETED)
-        if announcing.done():
-            announcing.result()
-        await stopping
-    finally:
-        stopping.cancel()
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+        await drain(self._dispatcher, self._group, lambda: overlay.running)
