@@ -10,7 +10,7 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from modelnode.engines.protocol import STOP, Engine, EngineStats, Piece
+from modelnode.engines.protocol import STOP, Engine, EngineStats, Piece, TokenScore
 from planetserve.chat import ChatRequest, Message
 from planetserve.errors import UsageError
 from planetserve.messages import Usage
@@ -42,6 +42,12 @@ class CheatingEngine:
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return await self._engine.count_tokens(messages)
+
+    async def token_ids(self, messages: Sequence[Message]) -> Sequence[int] | None:
+        return await self._engine.token_ids(messages)
+
+    async def score(self, messages: Sequence[Message], reply: str) -> Sequence[TokenScore]:
+        return await self._engine.score(messages, reply)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()

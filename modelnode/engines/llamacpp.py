@@ -9,6 +9,7 @@ off; it is put on a socket in a folder only we can enter, where it counts tokens
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 import threading
@@ -18,18 +19,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import xllamacpp
 
+from modelnode.core.speeds import Speeds
 from modelnode.engines.admission import Admission
+from modelnode.engines.http_client import Endpoint, EngineHttp
 from modelnode.engines.private_folder import make_socket_folder
-from modelnode.engines.protocol import CANCELLED, LENGTH, STOP, EngineStats, Piece
+from modelnode.engines.protocol import (
+    CANCELLED,
+    LENGTH,
+    STOP,
+    EngineStats,
+    NotOffered,
+    Piece,
+    TokenScore,
+)
 from planetserve.chat import ChatRequest, Message
 from planetserve.errors import ConfigurationError, EngineError
+from planetserve.http import HttpError
 from planetserve.messages import Usage
 
 HAND_OVER_PIECES = 32
 """How far a request's thread may run ahead of its reader."""
+MAX_ANSWER_BYTES = 16 << 20
+"""A prompt as long as a body may be, written out by its template, or its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +69,17 @@ class LlamaCppEngine:
         self._threads = ThreadPoolExecutor(settings.parallel, thread_name_prefix="llama")
         self._running: set[_Reply] = set()
         self._cached_tokens = 0
+        self._speeds = Speeds()
         self._closed = False
-        transport = httpx2.AsyncHTTPTransport(uds=str(_socket_in(folder)))
-        self._http = httpx2.AsyncClient(
-            transport=transport, base_url="http://llama", trust_env=False, timeout=10.0
-        )
+        # A kept connection would keep the server's one thread for HTTP.
+        self._http = EngineHttp(Endpoint(unix_socket=_socket_in(folder)), max_idle=0)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         self._refuse_when_closed()
         await self._admission.enter()
         try:
             self._refuse_when_closed()
-            reply = _Reply(asyncio.get_running_loop())
+            reply = _Reply(asyncio.get_running_loop(), self._speeds)
             done = self._threads.submit(self._run, request, reply)
         except BaseException:
             self._admission.leave()
@@ -87,15 +99,17 @@ class LlamaCppEngine:
             reply.cancel()
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
+        return len(await self.token_ids(messages))
+
+    async def token_ids(self, messages: Sequence[Message]) -> Sequence[int]:
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            answer = await self._http.post("/apply-template", json={"messages": turns})
-            prompt = answer.raise_for_status().json()["prompt"]
-            options = {"content": prompt, "add_special": True, "parse_special": True}
-            answer = await self._http.post("/tokenize", json=options)
-            return len(answer.raise_for_status().json()["tokens"])
-        except (httpx2.HTTPError, KeyError, ValueError) as error:
-            raise EngineError("engine_failed", "llama.cpp did not count the tokens") from error
+        prompt = await self._ask("/apply-template", {"messages": turns}, "prompt")
+        options = {"content": prompt, "add_special": True, "parse_special": True}
+        tokens: list[int] = await self._ask("/tokenize", options, "tokens")
+        return tokens
+
+    async def score(self, messages: Sequence[Message], reply: str) -> Sequence[TokenScore]:
+        raise NotOffered("llama.cpp gives no probabilities of a given reply")
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -105,6 +119,9 @@ class LlamaCppEngine:
             max_waiting=self._settings.max_waiting,
             cached_tokens=self._cached_tokens,
             context_tokens=self._settings.context_tokens,
+            kv_capacity_tokens=self._settings.context_tokens * self._settings.parallel,
+            prefill_us_per_token=self._speeds.prefill_us_per_token,
+            decode_ms_per_token=self._speeds.decode_ms_per_token,
         )
 
     async def close(self) -> None:
@@ -113,7 +130,7 @@ class LlamaCppEngine:
         self._closed = True
         for reply in tuple(self._running):
             reply.cancel()
-        await self._http.aclose()
+        await self._http.close()
         await asyncio.to_thread(self._threads.shutdown, wait=True)
         # Dropping the last reference stops the server's threads and frees the model.
         await asyncio.to_thread(self.__dict__.pop, "_server")
@@ -122,6 +139,17 @@ class LlamaCppEngine:
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise EngineError("not_serving", "the engine is closed")
+
+    async def _ask(self, target: str, body: dict[str, Any], wanted: str) -> Any:
+        try:
+            status, answer = await self._http.fetch(
+                "POST", target, json.dumps(body).encode(), max_bytes=MAX_ANSWER_BYTES
+            )
+            if status == 200:
+                return json.loads(answer)[wanted]
+        except (HttpError, KeyError, ValueError) as error:
+            raise EngineError("engine_failed", "llama.cpp did not cut the prompt") from error
+        raise EngineError("engine_failed", f"llama.cpp did not cut the prompt: {status}")
 
     def _left(self, reply: _Reply) -> None:
         self._running.discard(reply)
@@ -147,8 +175,9 @@ class LlamaCppEngine:
 class _Reply:
     """One reply between the engine's thread and the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, speeds: Speeds) -> None:
         self._loop = loop
+        self._speeds = speeds
         self._arrived: asyncio.Queue[Piece | EngineError] = asyncio.Queue()
         self._room = threading.Semaphore(HAND_OVER_PIECES)
         self._cancelled = threading.Event()
@@ -177,6 +206,8 @@ class _Reply:
             if text:
                 self._put(Piece(text))
         if "usage" in chunk and self._finish_reason is not None:
+            if "timings" in chunk:
+                self._loop.call_soon_threadsafe(self._measure, chunk["timings"])
             self._finish(chunk["usage"])
         return self._cancelled.is_set()
 
@@ -194,6 +225,11 @@ class _Reply:
             self._put(Piece("", CANCELLED, Usage(0, 0)))
         else:
             self._put(EngineError("engine_failed", "llama.cpp ended the reply without a reason"))
+
+    def _measure(self, timings: Any) -> None:
+        """llama.cpp times its own work: what waits for a slot or a reader is not in it."""
+        self._speeds.prefilled(timings["prompt_n"], timings["prompt_ms"])
+        self._speeds.decoded(timings["predicted_n"] - 1, timings["predicted_ms"])
 
     def _finish(self, usage: Any) -> None:
         self._ended = True

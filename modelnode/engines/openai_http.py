@@ -3,82 +3,85 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-
+from modelnode.core.speeds import Speeds
 from modelnode.engines.admission import Admission
-from modelnode.engines.protocol import LENGTH, STOP, EngineStats, Piece
+from modelnode.engines.http_client import EngineHttp, endpoint_of
+from modelnode.engines.protocol import EngineStats, NotOffered, Overloaded, Piece, TokenScore
+from modelnode.engines.sse import ReplyReader
+from modelnode.engines.timing import ReplyTimer
 from planetserve.chat import ChatRequest, Message
 from planetserve.errors import ConfigurationError, EngineError
-from planetserve.messages import Usage
+from planetserve.http import HttpError
 
-CONNECT_TIMEOUT_S = 5.0
-SILENCE_TIMEOUT_S = 120.0
-MAX_LINE_CHARACTERS = 1 << 20
+MAX_ANSWER_BYTES = 4 << 20
+MAX_REFUSAL_BYTES = 4096
 BYTES_A_TOKEN = 4
 """An estimate for English, used when the server cannot count tokens itself."""
 
 
-class OpenAiEngine:
-    """Make it with `attach_openai`. `upstream_model` is what the server calls the model."""
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What a server was found to serve: the name that it calls the model by, and how many
+    requests we give it at once."""
 
-    def __init__(
-        self,
-        http: httpx2.AsyncClient,
-        upstream_model: str,
-        *,
-        parallel: int,
-        max_waiting: int,
-        context_tokens: int,
-    ) -> None:
+    model: str
+    context_tokens: int
+    parallel: int
+    max_waiting: int
+
+
+class OpenAiEngine:
+    """Make it with `attach_openai`."""
+
+    def __init__(self, http: EngineHttp, upstream: Upstream) -> None:
         self._http = http
-        self._model = upstream_model
-        self._admission = Admission(parallel, max_waiting)
-        self._context_tokens = context_tokens
+        self._upstream = upstream
+        self._admission = Admission(upstream.parallel, upstream.max_waiting)
+        self._speeds = Speeds()
         self._cached_tokens = 0
+        self._tokenizes = True
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         await self._admission.enter()
         try:
-            body = request.to_json() | {
-                "model": self._model,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-            async with self._http.stream("POST", "v1/chat/completions", json=body) as response:
-                if response.status_code != 200:
-                    raise _refusal(response.status_code, await _start_of(response))
-                reply = _SseReply()
-                async for line in response.aiter_lines():
-                    for piece in reply.read(line):
-                        yield piece
-                    if reply.done:
-                        break
-            last = reply.last_piece()
-            self._cached_tokens += last.usage.cached_tokens if last.usage else 0
+            timer = ReplyTimer(self._speeds)
+            reader = ReplyReader()
+            body = _encode(self._body(request))
+            async with self._http.ask("POST", "/v1/chat/completions", body) as response:
+                if response.status != 200:
+                    raise self._refusal(response.status, await response.start(MAX_REFUSAL_BYTES))
+                while not reader.done and (data := await response.read()):
+                    text = reader.feed(data)
+                    if text:
+                        timer.text_came()
+                        yield Piece(text)
+            last = reader.last_piece()
+            if last.usage is not None:
+                self._cached_tokens += last.usage.cached_tokens
+                timer.ended(last.usage)
             yield last
-        except httpx2.HTTPError as error:
-            raise EngineError(
-                "engine_failed", f"the engine's server failed: {type(error).__name__}"
-            ) from error
+        except HttpError as error:
+            raise EngineError("engine_failed", f"the engine's server failed: {error}") from error
         finally:
             self._admission.leave()
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Asks vLLM's `/tokenize`; a server without it gets an estimate from the bytes."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            answer = await self._http.post(
-                "tokenize", json={"model": self._model, "messages": turns}
-            )
-            count = answer.json()["count"] if answer.status_code == 200 else None
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-            count = None
-        if type(count) is int and count >= 0:
-            return count
+        """Asks `/tokenize`; a server without it gets an estimate from the bytes."""
+        tokens = await self._tokenize({"messages": turns_of(messages)})
+        if tokens is not None:
+            return len(tokens)
         return sum(len(message.content.encode()) for message in messages) // BYTES_A_TOKEN + 1
+
+    async def token_ids(self, messages: Sequence[Message]) -> Sequence[int] | None:
+        """None: most servers do not tell."""
+        return None
+
+    async def score(self, messages: Sequence[Message], reply: str) -> Sequence[TokenScore]:
+        raise NotOffered("an OpenAI-compatible server gives no probabilities of a given reply")
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -87,89 +90,54 @@ class OpenAiEngine:
             capacity=self._admission.capacity,
             max_waiting=self._admission.max_waiting,
             cached_tokens=self._cached_tokens,
-            context_tokens=self._context_tokens,
+            context_tokens=self._upstream.context_tokens,
+            prefill_us_per_token=self._speeds.prefill_us_per_token,
+            decode_ms_per_token=self._speeds.decode_ms_per_token,
         )
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        return request.to_json() | {
+            "model": self._upstream.model,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
 
-class _SseReply:
-    """Reads the lines of one server-sent reply."""
+    def _refusal(self, status: int, start: bytes) -> EngineError:
+        text = start.decode(errors="replace")
+        if status == 400 and "context" in text and ("length" in text or "size" in text):
+            return EngineError("context_length", "the prompt is longer than the model's context")
+        if status in (400, 422):
+            return EngineError(
+                "bad_request", "the engine's server refused the request's parameters"
+            )
+        if status == 429:
+            return Overloaded(self._admission.waiting, 1)
+        return EngineError("engine_failed", f"the engine's server answered with status {status}")
 
-    def __init__(self) -> None:
-        self.done = False
-        self._finish_reason: str | None = None
-        self._usage = Usage(0, 0)
-        self._chunks = 0
-
-    def read(self, line: str) -> list[Piece]:
-        if not line.startswith("data:"):
-            return []
-        data = line[5:].strip()
-        if data == "[DONE]":
-            self.done = True
-            return []
-        if len(data) > MAX_LINE_CHARACTERS:
-            raise EngineError("engine_failed", "the engine's server sent a line that is too long")
+    async def _tokenize(self, what: Mapping[str, Any]) -> list[int] | None:
+        """The tokens that `/tokenize` gives, None where it is not there or fails."""
+        if not self._tokenizes:
+            return None
+        body = _encode({"model": self._upstream.model, **what})
         try:
-            return self._chunk(json.loads(data))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineError(
-                "engine_failed", "the engine's server sent something that is not a chunk"
-            ) from error
-
-    def _chunk(self, chunk: Any) -> list[Piece]:
-        if chunk.get("error"):
-            raise EngineError("engine_failed", "the engine's server failed in mid-reply")
-        pieces = []
-        for choice in chunk.get("choices") or ():
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            text = choice["delta"].get("content")
-            if isinstance(text, str) and text:
-                self._chunks += 1
-                pieces.append(Piece(text))
-        if chunk.get("usage"):
-            self._usage = _usage(chunk["usage"])
-        return pieces
-
-    def last_piece(self) -> Piece:
-        """Raises `EngineError` when the server never said that the reply is whole."""
-        if self._finish_reason is None:
-            raise EngineError("engine_failed", "the engine's server broke off its reply")
-        usage = self._usage
-        if not usage.completion_tokens:
-            usage = Usage(usage.prompt_tokens, self._chunks, usage.cached_tokens)
-        return Piece("", LENGTH if self._finish_reason == LENGTH else STOP, usage)
+            status, answer = await self._http.fetch(
+                "POST", "/tokenize", body, max_bytes=MAX_ANSWER_BYTES
+            )
+            self._tokenizes = status not in (404, 405)
+            tokens = json.loads(answer)["tokens"] if status == 200 else None
+        except (HttpError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
+            return tokens
+        return None
 
 
-def _usage(value: Any) -> Usage:
-    details = value.get("prompt_tokens_details") or {}
-    return Usage(
-        int(value["prompt_tokens"]),
-        int(value["completion_tokens"]),
-        int(details.get("cached_tokens") or 0),
-    )
-
-
-async def _start_of(response: httpx2.Response) -> str:
-    """The beginning of an error's text; a broken server may send one without end."""
-    start = bytearray()
-    async for chunk in response.aiter_bytes():
-        start += chunk
-        if len(start) > 4096:
-            break
-    return bytes(start[:4096]).decode(errors="replace")
-
-
-def _refusal(status: int, text: str) -> EngineError:
-    if status == 400 and "context" in text and ("length" in text or "size" in text):
-        return EngineError("context_length", "the prompt is longer than the model's context")
-    if status in (400, 422):
-        return EngineError("bad_request", "the engine's server refused the request's parameters")
-    if status == 429:
-        return EngineError("overloaded", "the engine's server has too many requests")
-    return EngineError("engine_failed", f"the engine's server answered with status {status}")
+def turns_of(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """`messages` as OpenAI's JSON has them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 async def attach_openai(
@@ -183,31 +151,36 @@ async def attach_openai(
 ) -> OpenAiEngine:
     """Attach to the server at `url` (with or without `/v1`), which must list `model` or serve
     only one. Raises `ConfigurationError` when it cannot be asked or does neither."""
-    base = url.rstrip("/").removesuffix("/v1") + "/"
-    http = httpx2.AsyncClient(
-        base_url=base,
-        trust_env=False,
-        timeout=httpx2.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-        limits=httpx2.Limits(max_connections=parallel + 4),
-        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-    )
+    endpoint = endpoint_of(url, api_key)
+    http = EngineHttp(endpoint, max_idle=parallel)
     try:
-        answer = await http.get("v1/models")
-        listed = answer.raise_for_status().json()["data"]
+        name, length = await find_model(http, str(endpoint), model)
+    except BaseException:
+        await http.close()
+        raise
+    return OpenAiEngine(http, Upstream(name, length or context_tokens, parallel, max_waiting))
+
+
+async def find_model(http: EngineHttp, shown: str, model: str) -> tuple[str, int | None]:
+    """What the server calls `model`, and the context that it says it has. Raises
+    `ConfigurationError`, calling the server `shown`."""
+    try:
+        status, answer = await http.fetch("GET", "/v1/models", max_bytes=MAX_ANSWER_BYTES)
+        if status == 401:
+            raise ConfigurationError(f"{shown} wants another API key (PLANETSERVE_ENGINE_KEY)")
+        listed = json.loads(answer)["data"]
         lengths = {str(item["id"]): item.get("max_model_len") for item in listed}
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
-        await http.aclose()
+    except (HttpError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, HttpError) else type(error).__name__
         raise ConfigurationError(
-            f"{base}v1/models does not list models: {type(error).__name__}. Is the server running?"
+            f"{shown}v1/models does not list models: {reason}. Is the server running?"
         ) from error
-    upstream = model if model in lengths else next(iter(lengths), "")
     if model not in lengths and len(lengths) != 1:
-        await http.aclose()
-        raise ConfigurationError(f"{base} serves {', '.join(lengths) or 'no model'}, not {model}")
-    return OpenAiEngine(
-        http,
-        upstream,
-        parallel=parallel,
-        max_waiting=max_waiting,
-        context_tokens=lengths[upstream] or context_tokens,
-    )
+        raise ConfigurationError(f"{shown} serves {', '.join(lengths) or 'no model'}, not {model}")
+    name = model if model in lengths else next(iter(lengths))
+    length = lengths[name]
+    return name, length if type(length) is int and length > 0 else None
+
+
+def _encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()

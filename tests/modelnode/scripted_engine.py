@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from modelnode.engines.admission import Admission
-from modelnode.engines.protocol import EngineStats, Piece
+from modelnode.engines.protocol import EngineStats, NotOffered, Piece, TokenScore
 from planetserve.chat import ChatRequest, Message
 from planetserve.errors import EngineError
 from planetserve.messages import Usage
@@ -54,6 +54,12 @@ class ScriptedEngine:
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)
+
+    async def token_ids(self, messages: Sequence[Message]) -> Sequence[int] | None:
+        return None
+
+    async def score(self, messages: Sequence[Message], reply: str) -> Sequence[TokenScore]:
+        raise NotOffered("a script has no probabilities")
 
     def stats(self) -> EngineStats:
         admission = self.admission

@@ -3,12 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelnode.engines.default_model import default_model_path
-from modelnode.engines.llamacpp import LlamaCppEngine, LlamaCppSettings, load_llamacpp
-from modelnode.engines.protocol import Overloaded, Piece
+from modelnode.engines.llamacpp import (
+    LlamaCppEngine,
+    LlamaCppSettings,
+    _Reply,
+    load_llamacpp,
+)
+from modelnode.engines.protocol import NotOffered, Overloaded, Piece
 from planetserve.chat import ChatRequest, Message
 from planetserve.errors import ConfigurationError, EngineError
 
@@ -55,14 +61,46 @@ async def test_says_why_it_ended(engine: LlamaCppEngine) -> None:
     assert " " not in text
 
 
-async def test_closing_frees_the_slot_at_once(engine: LlamaCppEngine) -> None:
+async def test_closing_frees_the_slot_within_one_token(
+    engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = 0
+    receive = _Reply.receive
+
+    def counted(reply: _Reply, piece: Any) -> bool:
+        nonlocal received
+        received += 1
+        return receive(reply, piece)
+
+    monkeypatch.setattr(_Reply, "receive", counted)
     stream = engine.stream(asking("Tell me a very long story about ships.", 1500))
     await anext(stream)
     assert engine.stats().running == 1
+    before = received
     await stream.aclose()
-    async with asyncio.timeout(10):
-        await reply_of(engine, asking("Hello", 2))
-    assert engine.stats().running <= 1
+    async with asyncio.timeout(20):
+        while True:
+            if not engine.stats().running:
+                break
+            await asyncio.sleep(0)
+    assert received - before <= 2
+
+
+async def test_says_which_tokens_a_prompt_has_and_how_fast_it_is(engine: LlamaCppEngine) -> None:
+    request = asking("What is the capital of France?", 12)
+    tokens = await engine.token_ids(request.messages)
+    _, last = await reply_of(engine, request)
+    assert last.usage is not None
+    assert len(tokens) == last.usage.prompt_tokens
+    longer = await engine.token_ids((*request.messages, Message("assistant", "Paris.")))
+    # All but the words that open the reply are the beginning of the next turn's prompt.
+    assert list(longer[: len(tokens) - 8]) == list(tokens[:-8])
+    stats = engine.stats()
+    assert stats.kv_capacity_tokens == 4096
+    assert (stats.prefill_us_per_token or 0) > 0
+    assert (stats.decode_ms_per_token or 0) > 0
+    with pytest.raises(NotOffered):
+        await engine.score(request.messages, "Paris.")
 
 
 async def test_slow_reader_does_not_hold_up_others(engine: LlamaCppEngine) -> None:

@@ -1,0 +1,1 @@
+"""Serving's rules on values: no sockets, clocks or randomness of their own."""
