@@ -15,6 +15,7 @@ from modelnode.group_server import GroupServer
 from modelnode.group_sockets import Doorkeeper
 from modelnode.members import Members, PeerAddress, members_of_routes
 from modelnode.metrics import RUNNING, WAITING
+from modelnode.question import Question
 from modelnode.serving import Server
 from planetserve.keys import Identity, NodeId
 from planetserve.messages import ReplyEvent
@@ -32,9 +33,10 @@ class Group:
     """
 
     def __init__(self, identity: Identity, bind: str, server: Server) -> None:
+        self.own = identity.id
         self._identity = identity
         self._local = server
-        self.balancer = Balancer(identity.id)
+        self.balancer = Balancer(self.own)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._server = GroupServer(
             identity,
@@ -74,9 +76,7 @@ class Group:
     def set_members(self, members: Members) -> None:
         """Take over who is in the group. Connections to who is not any more end."""
         self._members = members
-        self._addresses = {
-            peer.node: peer for peer in members.trusted if peer.node != self._identity.id
-        }
+        self._addresses = {peer.node: peer for peer in members.trusted if peer.node != self.own}
         self.balancer.set_members(peer.node for peer in members.trusted)
         self._report_own()
         for node, link in list(self._links.items()):
@@ -88,16 +88,16 @@ class Group:
         self._report_own()
         return self.balancer.choose(prefer, tried)
 
-    async def ask(self, node: NodeId, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
-        """`node`'s reply to `body`, from the own engine or over the group connection. Raises
+    async def ask(self, node: NodeId, question: Question) -> AsyncGenerator[ReplyEvent, None]:
+        """`node`'s reply to `question`, from the own engine or over the group connection. Raises
         `PeerLost`."""
-        if node == self._identity.id:
-            replies = self._local.serve(body)
+        if node == self.own:
+            replies = self._local.serve(question.body, question.request)
         else:
             link = self._link(node)
             if link is None:
                 raise PeerLost("the node left the group")
-            replies = link.ask(body)
+            replies = link.ask(question.body)
         try:
             async for event in replies:
                 yield event
@@ -106,14 +106,14 @@ class Group:
 
     def load(self) -> NodeLoad:
         """What runs and waits here, for ourselves and for peers."""
-        total = self._server.active + self.balancer.assigned(self._identity.id)
+        total = self._server.active + self.balancer.assigned(self.own)
         capacity = self._local.stats().capacity
         return NodeLoad(min(total, capacity), max(total - capacity, 0), capacity)
 
     def _report_own(self) -> None:
         capacity = self._local.stats().capacity
         others = NodeLoad(self._server.active, 0, capacity)
-        self.balancer.report(self._identity.id, others, includes_ours=False)
+        self.balancer.report(self.own, others, includes_ours=False)
 
     def _link(self, node: NodeId) -> PeerLink | None:
         link = self._links.get(node)

@@ -4,7 +4,7 @@
                        credit  {id, events}     that many more events of a request may come
                        cancel  {id}             nobody reads the reply any more
                        load    {running, waiting, capacity}   once a second, also a sign of life
-    serving -> entry   event   {id, data}       one line of the reply stream
+    serving -> entry   event   {id, data}       lines of the reply stream: those that are there
 
 `id` is 16 bytes of the entry's choosing. A serving node may send `WINDOW_EVENTS` events of a
 request before the first credit, so a slow reader holds up its own request and nothing else.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import zmq
@@ -12,7 +11,9 @@ import zmq.asyncio
 from zmq.utils import z85
 
 from modelnode.balancing import NodeLoad
+from modelnode.batches import Batches
 from modelnode.group_messages import (
+    MAX_EVENT_BYTES,
     WINDOW_EVENTS,
     Cancel,
     Credit,
@@ -190,16 +191,16 @@ class GroupServer:
         task.add_done_callback(lambda done: self._ended(session, request.id, done))
 
     async def _reply(self, session: _Session, request: Request, window: _Window) -> None:
-        async with aclosing(self._serve(request.body)) as events:
-            async for event in events:
-                for line in encode_event(event).splitlines(keepends=True):
+        async with Batches(self._serve(request.body)) as reading:
+            while batch := await reading.take():
+                for data in _cut(batch):
                     try:
                         async with asyncio.timeout(STALL_TIMEOUT_S):
                             await window.take()
                     except TimeoutError:
                         GROUP_DROPPED.labels("stalled").inc()
                         return
-                    if not self._send(session, Event(request.id, line)):
+                    if not self._send(session, Event(request.id, data)):
                         return
 
     def _ended(self, session: _Session, identifier: bytes, task: asyncio.Task[None]) -> None:
@@ -225,6 +226,19 @@ class GroupServer:
         del self._sessions[session.route]
         for task, _ in session.replies.values():
             task.cancel()
+
+
+def _cut(batch: list[ReplyEvent]) -> Iterator[bytes]:
+    """The lines of a batch, as many in one event as there is room for."""
+    data = b""
+    for event in batch:
+        for line in encode_event(event).splitlines(keepends=True):
+            if data and len(data) + len(line) > MAX_EVENT_BYTES:
+                yield data
+                data = b""
+            data += line
+    if data:
+        yield data
 
 
 def _curve_key(frame: zmq.Frame) -> bytes:

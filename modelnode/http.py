@@ -7,38 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import socket
 import time
-import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from modelnode.completions import ChatCompletions, Receive, Send
 from modelnode.dispatch import Dispatcher
-from planetserve.chat import MAX_BODY_BYTES, BadRequest, parse_body
+from modelnode.openai_form import error_body
 from planetserve.errors import ConfigurationError
-from planetserve.messages import Delta, End, Failed, ReplyEvent
 
 BACKLOG = 1024
-STATUS = {
-    "bad_request": 400,
-    "context_length": 400,
-    "unknown_model": 404,
-    "overloaded": 429,
-    "engine_failed": 500,
-    "node_lost": 502,
-    "not_serving": 503,
-}
-NODE_HEADER = "x-planetserve-node"
+COMPLETIONS_PATH = "/v1/chat/completions"
 
 
-def create_application(dispatcher: Dispatcher, health: Callable[[], dict[str, Any]]) -> FastAPI:
+def create_application(dispatcher: Dispatcher, health: Callable[[], dict[str, Any]]) -> Application:
     """The routes; `health` returns what `/health` shows, "healthy" deciding its status."""
     application = FastAPI(title="PlanetServe model node", openapi_url=None)
     started_s = int(time.time())
@@ -62,155 +51,25 @@ def create_application(dispatcher: Dispatcher, health: Callable[[], dict[str, An
         }
         return {"object": "list", "data": [model]}
 
-    @application.post("/v1/chat/completions")
-    async def complete(request: Request) -> Response:
-        try:
-            body = await _read(request)
-            parse_body(body)
-        except BadRequest as error:
-            return _error_response(Failed(error.code, str(error)), error.param)
-        wanted = json.loads(body)
-        replies = dispatcher.answer(body)
-        if not wanted.get("stream"):
-            return await _whole(replies, request, dispatcher.server.model)
-        # The first event decides between a stream and an error with a status of its own.
-        first = await anext(replies)
-        if isinstance(first, Failed):
-            await replies.aclose()
-            return _error_response(first)
-        options = wanted.get("stream_options")
-        with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        lines = _sse(first, replies, dispatcher.server.model, with_usage)
-        return StreamingResponse(lines, media_type="text/event-stream")
-
     @application.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(_error_body("there is nothing at this path", None, "not_found"), 404)
+        return JSONResponse(error_body("there is nothing at this path", None, "not_found"), 404)
 
-    return application
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BadRequest(f"the request has more than {MAX_BODY_BYTES} bytes")
-    return bytes(body)
+    return Application(ChatCompletions(dispatcher), application)
 
 
-async def _whole(
-    replies: AsyncGenerator[ReplyEvent, None], request: Request, model: str
-) -> Response:
-    gathering = asyncio.create_task(_gather(replies))
-    # uvicorn does not cancel a handler whose client left; the engine should not work for it.
-    leaving = asyncio.create_task(_until_gone(request))
-    try:
-        await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not gathering.done():
-            return Response(status_code=499)
-        text, last = gathering.result()
-    finally:
-        for task in (gathering, leaving):
-            task.cancel()
-        await asyncio.gather(gathering, leaving, return_exceptions=True)
-    if isinstance(last, Failed):
-        return _error_response(last)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": last.finish_reason,
-        "logprobs": None,
-    }
-    content = _frame(_new_id(), model, "chat.completion") | {
-        "choices": [choice],
-        "usage": _usage(last),
-    }
-    return JSONResponse(content, headers={NODE_HEADER: last.node.hex()})
+class Application:
+    """The operator's HTTP as ASGI: chat completions by the short way, the rest by FastAPI."""
 
+    def __init__(self, completions: ChatCompletions, others: FastAPI) -> None:
+        self._completions = completions
+        self._others = others
 
-async def _gather(replies: AsyncGenerator[ReplyEvent, None]) -> tuple[str, End | Failed]:
-    texts = []
-    async with aclosing(replies) as events:
-        async for event in events:
-            if isinstance(event, Delta):
-                texts.append(event.text)
-            elif isinstance(event, End | Failed):
-                return "".join(texts), event
-    raise AssertionError("a reply ends with End or Failed")
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-
-
-async def _sse(
-    first: ReplyEvent,
-    replies: AsyncGenerator[ReplyEvent, None],
-    model: str,
-    with_usage: bool,
-) -> AsyncGenerator[str, None]:
-    frame = _frame(_new_id(), model, "chat.completion.chunk")
-
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        return _data(frame | {"choices": [choice]})
-
-    async with aclosing(replies):
-        yield chunk({"role": "assistant", "content": ""})
-        event: ReplyEvent | None = first
-        while event is not None:
-            if isinstance(event, Delta):
-                yield chunk({"content": event.text})
-            elif isinstance(event, Failed):
-                yield _data(_error_body(event.message, None, event.code))
-            elif isinstance(event, End):
-                yield chunk({}, event.finish_reason)
-                if with_usage:
-                    yield _data(frame | {"choices": [], "usage": _usage(event)})
-                yield "data: [DONE]\n\n"
-            event = await anext(replies, None)
-
-
-def _data(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
-
-
-def _frame(identifier: str, model: str, kind: str) -> dict[str, Any]:
-    return {"id": identifier, "object": kind, "created": int(time.time()), "model": model}
-
-
-def _new_id() -> str:
-    return f"chatcmpl-{uuid.uuid4().hex}"
-
-
-def _usage(end: End) -> dict[str, Any]:
-    return {
-        "prompt_tokens": end.usage.prompt_tokens,
-        "completion_tokens": end.usage.completion_tokens,
-        "total_tokens": end.usage.prompt_tokens + end.usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": end.usage.cached_tokens},
-    }
-
-
-def _error_body(message: str, param: str | None, code: str) -> dict[str, Any]:
-    fault = STATUS.get(code, 400)
-    kind = "invalid_request_error" if fault < 429 else "server_error"
-    if fault == 429:
-        kind = "rate_limit_error"
-    names = {"context_length": "context_length_exceeded", "unknown_model": "model_not_found"}
-    return {
-        "error": {"message": message, "type": kind, "param": param, "code": names.get(code, code)}
-    }
-
-
-def _error_response(failure: Failed, param: str | None = None) -> JSONResponse:
-    headers = {}
-    if failure.retry_after_s is not None:
-        headers["retry-after"] = str(failure.retry_after_s)
-    body = _error_body(failure.message, param, failure.code)
-    return JSONResponse(body, STATUS[failure.code], headers)
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope.get("path") == COMPLETIONS_PATH and scope.get("method") == "POST":
+            await self._completions.answer(receive, send)
+        else:
+            await self._others(scope, receive, send)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -224,7 +83,7 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Serves `application` at `address` (HOST:PORT) between `start` and `close`."""
 
-    def __init__(self, application: FastAPI, address: str) -> None:
+    def __init__(self, application: Application, address: str) -> None:
         self._address = address
         self._application = application
         self._socket: socket.socket | None = None
@@ -257,6 +116,8 @@ class HttpServer:
             lifespan="off",
             log_config=None,
             access_log=False,
+            ws="none",
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
         self._uvicorn = _Uvicorn(config)

@@ -16,6 +16,9 @@ SERVED = Counter(
 )
 FORWARDED = Counter("planetserve_model_forwarded", "Requests sent on to another node of the group")
 RETRIED = Counter("planetserve_model_retried", "Requests moved to another node before any text")
+RESUMED = Counter(
+    "planetserve_model_resumed", "Requests answered anew by another node after some text"
+)
 TOKENS = Counter("planetserve_model_tokens", "Tokens of served requests, by kind", ["kind"])
 FIRST_TEXT_S = Histogram(
     "planetserve_model_first_text_seconds",

@@ -35,6 +35,7 @@ class Server:
     def __init__(self, engine: Engine, identity: Identity, chain_id: str, model: str) -> None:
         self.model = model
         self.identity = identity
+        self._id = identity.id
         self.accepting = True
         self.served = 0
         self.terms: Terms | None = None
@@ -44,21 +45,24 @@ class Server:
     def stats(self) -> EngineStats:
         return self._engine.stats()
 
-    def check(self, body: bytes) -> ChatRequest:
-        """Read a request for this node's model. Raises `BadRequest`."""
-        request = parse_body(body)
+    def check(self, body: bytes, request: ChatRequest | None = None) -> ChatRequest:
+        """Read a request for this node's model, unless it was read already. Raises
+        `BadRequest`."""
+        request = parse_body(body) if request is None else request
         if request.model != self.model:
             raise BadRequest(f"this group serves {self.model}", "model", code="unknown_model")
         return request
 
-    async def serve(self, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
+    async def serve(
+        self, body: bytes, request: ChatRequest | None = None
+    ) -> AsyncGenerator[ReplyEvent, None]:
         """The events of one reply: deltas, then exactly one `End` or `Failed`. Closing the
-        generator cancels the request."""
+        generator cancels the request. `request` is `body`, where it was read already."""
         started_s = time.monotonic()
         outcome = "cancelled"
         first = True
         try:
-            async with aclosing(self._serve(body)) as events:
+            async with aclosing(self._serve(body, request)) as events:
                 async for event in events:
                     if isinstance(event, Delta) and first:
                         FIRST_TEXT_S.observe(time.monotonic() - started_s)
@@ -72,12 +76,14 @@ class Server:
         finally:
             SERVED.labels(outcome).inc()
 
-    async def _serve(self, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
+    async def _serve(
+        self, body: bytes, request: ChatRequest | None
+    ) -> AsyncGenerator[ReplyEvent, None]:
         if not self.accepting:
             yield Failed("not_serving", "this node is stopping")
             return
         try:
-            request = self.check(body)
+            request = self.check(body, request)
         except BadRequest as error:
             yield Failed(error.code, str(error))
             return
@@ -126,7 +132,7 @@ class Server:
         if breach is not None:
             raise EngineError("engine_failed", f"the engine broke its bounds: {breach}")
         signature = sign_reply(self.identity, statement)
-        return End(self.identity.id, self.model, finish_reason, usage, signature)
+        return End(self._id, self.model, finish_reason, usage, signature)
 
     async def serve_request(self, body: bytes) -> AsyncGenerator[bytes, None]:
         """`serve`, as the lines of a reply stream."""

@@ -87,6 +87,11 @@ class ChatRequest:
 
 def parse_body(body: bytes) -> ChatRequest:
     """Read the JSON of a chat request. Raises `BadRequest`."""
+    return parse_fields(read_fields(body))
+
+
+def read_fields(body: bytes) -> dict[str, Any]:
+    """The fields of a chat request, unchecked. Raises `BadRequest`."""
     if len(body) > MAX_BODY_BYTES:
         raise BadRequest(f"the request has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
     try:
@@ -95,7 +100,7 @@ def parse_body(body: bytes) -> ChatRequest:
         raise BadRequest("the request is not JSON in UTF-8") from error
     if not isinstance(fields, dict):
         raise BadRequest("the request is not a JSON object")
-    return parse_fields(fields)
+    return fields
 
 
 def parse_fields(fields: Mapping[str, Any]) -> ChatRequest:

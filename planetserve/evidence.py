@@ -68,6 +68,8 @@ MAX_REQUEST_BYTES = 13 << 10
 MAX_NESTING = 32
 MAX_DIGITS = 18
 ZERO = re.compile(r"0\.0+")
+QUOTED_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+"""A quoted text, its end missing or not, or a bracket outside of such."""
 
 OTHER_MODEL = "the reply is of another model than was asked for"
 TOO_MANY_TOKENS = "the reply has more tokens than the request allowed"
@@ -245,16 +247,9 @@ def _max_tokens(fields: dict[str, Any]) -> int | None:
 def _nests_too_deep(body: bytes) -> bool:
     """Counted before parsing: how deep a parser gets depends on the interpreter and its stack."""
     depth = 0
-    quoted = escaped = False
-    for byte in body:
-        if escaped:
-            escaped = False
-        elif quoted:
-            escaped = byte == ord("\\")
-            quoted = byte != ord('"')
-        elif byte == ord('"'):
-            quoted = True
-        elif byte in b"[{":
+    for match in QUOTED_OR_BRACKET.finditer(body):
+        byte = body[match.start()]
+        if byte in b"[{":
             depth += 1
             if depth > MAX_NESTING:
                 return True

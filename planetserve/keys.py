@@ -36,6 +36,12 @@ def node_id(public_key: bytes) -> NodeId:
     return NodeId(hashlib.sha256(public_key).digest()[:NODE_ID_BYTES])
 
 
+@lru_cache(maxsize=64)
+def _signing_key(seed: bytes) -> SigningKey:
+    """Made once: it costs as much as a signature."""
+    return SigningKey(seed)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Identity:
     """The three secrets of a participant, 32 bytes each. Its repr shows no secret."""
@@ -49,7 +55,7 @@ class Identity:
 
     @property
     def public_key(self) -> bytes:
-        return bytes(SigningKey(self.seed).verify_key)
+        return bytes(_signing_key(self.seed).verify_key)
 
     @property
     def id(self) -> NodeId:
@@ -65,7 +71,7 @@ class Identity:
 
     def sign(self, domain: str, message: bytes) -> bytes:
         """Ed25519 signature of 64 bytes over `domain`, a zero byte and `message`."""
-        return SigningKey(self.seed).sign(domain.encode() + b"\0" + message).signature
+        return _signing_key(self.seed).sign(domain.encode() + b"\0" + message).signature
 
 
 def verify(public_key: bytes, domain: str, message: bytes, signature: bytes) -> bool:

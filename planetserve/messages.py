@@ -306,8 +306,11 @@ def verify_reply(key: bytes, chain_id: str, request_body: bytes, text: str, end:
     return verify_statement(key, statement.encode(), end.signature)
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    return _to_json(value).encode() + b"\n"
 
 
 def _parse_event(line: bytes) -> ReplyEvent:

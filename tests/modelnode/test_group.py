@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import pytest
 import zmq
 from zmq.utils import z85
 
@@ -161,6 +162,60 @@ async def test_peer_lost_after_its_first_word_is_one_clear_error() -> None:
         assert isinstance(events[-1], Failed)
         assert events[-1].code == "node_lost"
         assert engines[0].started == 0
+
+
+GREEDY = json.dumps(json.loads(BODY) | {"temperature": 0}).encode()
+
+
+async def lost_in_mid_answer(
+    body: bytes, *others: ScriptedEngine
+) -> tuple[list[ReplyEvent], list[Node]]:
+    """What the first node's client gets when the last node, which it asks for, dies after its
+    first two words."""
+    dying = ScriptedEngine(["half ", "way ", "there"], gated_at=2)
+    async with group_of(*others, dying) as nodes:
+        lost = nodes[-1]
+        replies = nodes[0].dispatcher.answer(body, lost.identity.id)
+        events = [await anext(replies), await anext(replies)]
+        await lost.group.close()
+        async with asyncio.timeout(20):
+            events += [event async for event in replies]
+        assert all(nodes[0].group.balancer.assigned(node.identity.id) == 0 for node in nodes)
+        return events, nodes
+
+
+async def test_greedy_answer_goes_on_from_another_node_which_signs_its_own() -> None:
+    cut_otherwise = ScriptedEngine(["ha", "lf way t", "here ", "at last"])
+    events, nodes = await lost_in_mid_answer(GREEDY, cut_otherwise)
+    text = "half way there at last"
+    assert text_of(events) == text
+    end = events[-1]
+    assert isinstance(end, End)
+    assert end.node == nodes[0].identity.id
+    assert verify_reply(nodes[0].identity.public_key, "chain", GREEDY, text, end)
+
+
+async def test_node_that_answers_otherwise_is_passed_over_for_one_that_does_not() -> None:
+    other, same = ScriptedEngine(["half of it"]), ScriptedEngine(["half way there"])
+    events, _ = await lost_in_mid_answer(GREEDY, other, same)
+    assert text_of(events) == "half way there"
+    assert isinstance(events[-1], End)
+    assert other.ended == same.ended == 1
+
+
+@pytest.mark.parametrize("words", [["half way"], ["other"]])
+async def test_no_node_that_tells_the_same_is_one_clear_error(words: list[str]) -> None:
+    events, _ = await lost_in_mid_answer(GREEDY, ScriptedEngine(words))
+    assert text_of(events) == "half way "
+    assert events[-1] == Failed("node_lost", "the node that served this request was lost", 0)
+
+
+async def test_chance_is_not_tried_again_after_text() -> None:
+    own = ScriptedEngine(["half way there"])
+    events, _ = await lost_in_mid_answer(BODY, own)
+    assert text_of(events) == "half way "
+    assert isinstance(events[-1], Failed)
+    assert own.started == 0
 
 
 async def test_peer_that_refuses_is_replaced() -> None:

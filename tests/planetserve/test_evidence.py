@@ -231,6 +231,34 @@ def test_brackets_in_strings_do_not_nest() -> None:
     assert read_request(body(user=text, note=text + '"')) == Asked("m", 8, True)
 
 
+def deepest(data: bytes) -> int:
+    """How deep brackets nest outside of quoted texts, byte by byte."""
+    depth = most = 0
+    quoted = escaped = False
+    for byte in data:
+        if escaped:
+            escaped = False
+        elif quoted:
+            escaped = byte == ord("\\")
+            quoted = byte != ord('"')
+        elif byte == ord('"'):
+            quoted = True
+        elif byte in b"[{":
+            depth += 1
+            most = max(most, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return most
+
+
+@given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b"a\n", b"[" * 31])))
+def test_nesting_is_what_a_reader_of_bytes_counts(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    with pytest.raises(NotEvidence) as refused:
+        read_request(data)
+    assert ("nests too deep" in str(refused.value)) == (deepest(data) > MAX_NESTING)
+
+
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(NotEvidence):
