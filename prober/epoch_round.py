@@ -99,6 +99,14 @@ class EpochRound:
     scores: Mapping[bytes, Score] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
+    def short_of_time(self) -> bool:
+        """Whether, at its end, probes were not over or scores came too late to commit."""
+        return any(
+            stage == PROBING or (stage != DONE and node in self.scores)
+            for node, stage in self.stages.items()
+        )
+
+    @property
     def finished(self) -> bool:
         return all(stage in (DONE, ABSTAINED) for stage in self.stages.values())
 
@@ -120,11 +128,17 @@ def begin(clock: Clock, nodes: Collection[bytes], fractions: Mapping[bytes, floa
     )
 
 
+def by_seed(seed: bytes, nodes: Iterable[bytes]) -> list[bytes]:
+    """An order that is the same for every prober, and another one in every epoch. Probers that
+    have no time for all of their nodes go by it: a quorum then scores the first of them, where at
+    random each would score others and nothing would settle. Who has time does not, for the order
+    tells a node when to expect its probes."""
+    return sorted(nodes, key=lambda node: hashlib.sha256(seed + node).digest())
+
+
 def drawn_newcomers(seed: bytes, newcomers: Iterable[bytes]) -> list[bytes]:
-    """Which of the nodes that wait for admission are probed in the epoch with `seed`: the same
-    for every prober, and others in every epoch."""
-    ordered = sorted(newcomers, key=lambda node: hashlib.sha256(seed + node).digest())
-    return ordered[:MAX_NEWCOMERS]
+    """Which of the nodes that wait for admission are probed in the epoch with `seed`."""
+    return by_seed(seed, newcomers)[:MAX_NEWCOMERS]
 
 
 def resume(clock: Clock, scores: Collection[Score]) -> EpochRound:

@@ -40,7 +40,16 @@ from planetserve.transactions import (
 )
 from prober import epoch_round, pending
 from prober.endorsing import due_endorsements, waits
-from prober.epoch_round import Clock, Commit, EpochRound, Probe, Score, Step, drawn_newcomers
+from prober.epoch_round import (
+    Clock,
+    Commit,
+    EpochRound,
+    Probe,
+    Score,
+    Step,
+    by_seed,
+    drawn_newcomers,
+)
 from prober.judge import Judge, NoVerdict
 from prober.transcripts import keep
 
@@ -102,6 +111,8 @@ class Prober:
         self._routes: RouteSet | None = None
         self._verifiers: list[bytes] = []
         self._proof = bytes(vrf.PROOF_BYTES)
+        self._may_commit = False
+        self._short_of_time = False
         self._kept = pending.load(settings.pending)
         self._first_seen_s: dict[bytes, float] = {}
         self._endorsing: set[bytes] = set()
@@ -145,6 +156,7 @@ class Prober:
             status.reveal_end,
             status.epoch_end,
         )
+        self._may_commit = clock.may_commit
         self._verifiers = [verifier.id for verifier in status.verifiers]
         if self._identity.id not in self._verifiers:
             raise ConfigurationError(
@@ -179,7 +191,7 @@ class Prober:
         if self.judge is None or not clock.may_begin or self._routes is None or benched:
             return
         nodes = await self._assigned(status)
-        fractions: dict[bytes, float] = {node: self._rng.random() for node in nodes}
+        fractions = dict(zip(nodes, sorted(self._rng.random() for _ in nodes), strict=True))
         self._kept = (clock.epoch, [])
         self._round = epoch_round.begin(clock, nodes, fractions)
 
@@ -203,7 +215,10 @@ class Prober:
             chance = chance_ppm(reputation, full_below_ppm, status.sample_ppm)
             if is_assigned(output, node.id, chance):
                 (nodes if reputation.admitted else newcomers).append(bytes(node.id))
-        self._rng.shuffle(nodes)
+        if self._short_of_time:
+            nodes = by_seed(status.seed, nodes)
+        else:
+            self._rng.shuffle(nodes)
         return nodes + drawn_newcomers(status.seed, newcomers)
 
     def _settled(self, clock: Clock) -> None:
@@ -211,6 +226,7 @@ class Prober:
         if self._round is None or self._routes is None:
             return
         self.epochs_done += 1
+        self._short_of_time = self._round.short_of_time
         for identifier in self._round.stages:
             node = self._routes.find(identifier)
             if node is not None:
@@ -223,6 +239,9 @@ class Prober:
         try:
             if isinstance(step, Probe):
                 async with self._one_probe:
+                    if not self._has_time(epoch):
+                        self._tell("abstain", identifier, epoch, reason="no time is left for it")
+                        return
                     await self._probe(identifier, epoch)
             elif isinstance(step, Commit):
                 await self._send_commit(step.score, epoch)
@@ -245,6 +264,11 @@ class Prober:
         except TransactionRejected as error:
             self._enter(identifier, epoch_round.after_refusal(step, proven=error.proven), epoch)
             self._tell("refused", identifier, epoch, reason=str(error))
+
+    def _has_time(self, epoch: int) -> bool:
+        """Whether what a probe finds may still be committed to. One that waited too long for
+        its turn is left out, or it would cost the next epoch its time."""
+        return self._may_commit and self._round is not None and self._round.epoch == epoch
 
     async def _probe(self, identifier: bytes, epoch: int) -> None:
         node = self._routes.find(identifier) if self._routes else None

@@ -16,7 +16,7 @@ def test_the_default_is_four_validators_three_probers_twelve_relays_and_one_chea
     topology = load_topology()
     assert (topology.validators, topology.probers, topology.relays) == (4, 3, 12)
     assert [node.cheat for node in topology.model_nodes] == [None, None, None, "tamper"]
-    assert topology.parameters["epoch_blocks"] == 25
+    assert topology.parameters["epoch_blocks"] == 30
 
 
 def test_no_name_tells_the_cheat_from_the_others() -> None:

@@ -21,7 +21,23 @@ count = 1
 """
 
 
-@pytest.fixture(scope="session")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that share the local network come last of the tests here, so that its twenty
+    processes run beside no others."""
+    places = [place for place, item in enumerate(items) if item.path.parent == HERE]
+    moved = sorted((items[place] for place in places), key=_shares_the_network)
+    for place, item in zip(places, moved, strict=True):
+        items[place] = item
+
+
+def _shares_the_network(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "localnet" in item.fixturenames
+
+
+@pytest.fixture(scope="package")
 def localnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
     """The default topology, up and ready. A test that ends one of its processes starts it again."""
     network = LocalNetwork(tmp_path_factory.mktemp("net") / ".localnet", free_base_port())

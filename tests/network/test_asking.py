@@ -185,6 +185,8 @@ def test_an_answer_cut_short_says_so(localnet: LocalNetwork) -> None:
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     for name in nodes:
-        localnet.start(name)
+        assert localnet.run("ps-localnet", "start", name).returncode == 0
+    for name in nodes:
+        localnet.wait_healthy(name)
     localnet.wait_ready()
     assert json.loads(localnet.run("ps-client", "ask", QUESTION, "--json").stdout)["text"]

@@ -17,7 +17,8 @@ def test_the_cheat_is_out_within_six_epochs(localnet: LocalNetwork) -> None:
         lambda: localnet.nodes()[CHEAT]["status"] == "untrusted", "the cheat's fall", 300.0
     )
     history = localnet.read_json("ps-ledger", "reputation", CHEAT)["history"]
-    before = [entry for entry in history if entry["status"] != "untrusted"]
+    judged = [entry for entry in history if entry["credit_ppm"] is not None]
+    before = [entry for entry in judged if entry["status"] != "untrusted"]
     assert len(before) < EPOCHS
     localnet.wait(
         lambda: all(localnet.nodes()[name]["reputation_ppm"] > 500_000 for name in HONEST),

@@ -9,7 +9,7 @@ from tests.network.localnetwork import LocalNetwork
 
 def test_a_prober_run_by_hand_ends_by_itself(localnet: LocalNetwork) -> None:
     key = str(localnet.folder / "keys" / "prober-4.key")
-    done = localnet.run("ps-prober", "run", "--key", key, "--epochs", "2", "--json", timeout_s=280)
+    done = localnet.run("ps-prober", "run", "--key", key, "--epochs", "1", "--json", timeout_s=280)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     probed = [event for event in events if event["what"] == "probe"]

@@ -55,6 +55,19 @@ def test_a_score_that_comes_too_late_is_not_committed() -> None:
     assert log == ["1 Probe", "1 Probe"]
 
 
+def test_who_had_no_time_for_all_goes_by_the_order_that_all_have() -> None:
+    in_time, _ = play({NODES[0]: 0.0, NODES[1]: 0.5}, probe_blocks=2)
+    too_late, _ = play({NODES[0]: 0.0, NODES[1]: 0.0}, probe_blocks=17)
+    assert not in_time.short_of_time
+    assert too_late.short_of_time
+    unasked = epoch_round.begin(CLOCK, NODES, dict.fromkeys(NODES, 0.0))
+    assert unasked.at(NODES[0], epoch_round.PROBING).short_of_time
+    assert not unasked.at(NODES[0], epoch_round.ABSTAINED).short_of_time
+    orders = [epoch_round.by_seed(bytes([seed]) * 32, NODES) for seed in range(16)]
+    assert orders == [epoch_round.by_seed(bytes([s]) * 32, NODES[::-1]) for s in range(16)]
+    assert {tuple(order) for order in orders} == {NODES, NODES[::-1]}
+
+
 def test_a_prober_that_joins_late_uses_what_is_left() -> None:
     late = replace(CLOCK, height=12)
     current = epoch_round.begin(late, NODES, dict.fromkeys(NODES, 0.99))

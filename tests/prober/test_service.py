@@ -99,3 +99,19 @@ def test_only_a_probe_needs_the_node(tmp_path: Path, step: Probe | Commit | Reve
     scene = Scene(tmp_path)
     asyncio.run(scene.prober._carry_out(step, 3))
     assert (not scene.ledger.sent) == isinstance(step, Probe)
+
+
+@pytest.mark.parametrize(("may_commit", "epoch"), [(True, 3), (False, 3), (True, 2)])
+def test_a_probe_that_has_no_time_left_is_not_made(
+    tmp_path: Path, may_commit: bool, epoch: int
+) -> None:
+    """Its node has left, so that the one with time ends with that for its reason."""
+    scene = Scene(tmp_path)
+    scene.prober._may_commit = may_commit
+    asyncio.run(scene.prober._carry_out(Probe(NODE), epoch))
+    (event,) = scene.events
+    has_time = may_commit and epoch == 3
+    assert (event.what, event.reason) == (
+        "abstain",
+        "the node has left the route set" if has_time else "no time is left for it",
+    )
