@@ -37,12 +37,17 @@ class Cost(NamedTuple):
     uncached_tokens: int
 
     @property
+    def first_token_ms(self) -> float:
+        """When the reply would begin, if all that was said is so."""
+        return self.rtt_ms + self.slot_ms + self.queued_ms + self.prefill_ms
+
+    @property
     def total_ms(self) -> float:
         return (
             self.rtt_ms
             + self.slot_ms
             + self.queued_ms
-            + self.prefill_ms
+            + PREFILL_WEIGHT * self.prefill_ms
             + self.decode_ms
             + self.surprise_ms
         )
@@ -65,7 +70,7 @@ def cost_of(
         rtt_ms=member.rtt_ms,
         slot_ms=_slot_ms(member),
         queued_ms=member.queued_ms(now_s),
-        prefill_ms=PREFILL_WEIGHT * uncached_tokens * prefill_us / 1_000,
+        prefill_ms=uncached_tokens * prefill_us / 1_000,
         decode_ms=min(max_tokens, REPLY_TOKENS) * decode_us / 1_000,
         surprise_ms=surprise_ms,
         uncached_tokens=uncached_tokens,

@@ -1,8 +1,8 @@
 """What an entry node knows of each node of its group, and what it has sent there.
 
 A node reports its queue; between two reports the entry adds what it has sent since. Each report
-says how many of this entry's requests it had received by then, so that no request is counted twice
-or left out while it is under way. Load is counted when a node is chosen and given back when the
+says how many of this entry's requests it holds, so that those which were on the way when it was
+made, the newest, are counted too. Load is counted when a node is chosen and given back when the
 assignment ends, however it ends.
 """
 
@@ -25,7 +25,7 @@ class Report:
 
     `queued_tokens` are prompt tokens that wait for their prefill, less what is in the cache;
     `prefill_us` and `decode_us` what a token takes, in microseconds, as it measured; `hold_ms`
-    how long a request keeps its slot; `received` how many requests of the reader have come.
+    how long a request keeps its slot; `yours` how many of the requests are the reader's own.
     """
 
     running: int
@@ -35,14 +35,13 @@ class Report:
     prefill_us: int = 0
     decode_us: int = 0
     hold_ms: int = 0
-    received: int = 0
+    yours: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """One request under way: its place in what was sent, and what it adds until it is reported."""
+    """One request under way, and what it adds until it is reported."""
 
-    number: int
     uncached_tokens: int
 
 
@@ -54,7 +53,6 @@ class Member:
     reported_s: float = 0.0
     rtt_ms: float = 0.0
     assigned: int = 0
-    sent: int = 0
     unreported_tokens: int = 0
     """Uncached prompt tokens of what we sent and the last report does not hold."""
     _open: deque[_Sent] = field(default_factory=deque)
@@ -62,7 +60,8 @@ class Member:
     def heard(self, report: Report, now_s: float) -> None:
         self.report = report
         self.reported_s = now_s
-        while self._open and self._open[0].number <= report.received:
+        under_way = max(self.assigned - report.yours, 0)
+        while len(self._open) > under_way:
             self.unreported_tokens -= self._open.popleft().uncached_tokens
 
     def running(self) -> int:
@@ -83,8 +82,7 @@ class Member:
 
     def _send(self, uncached_tokens: int) -> _Sent:
         self.assigned += 1
-        self.sent += 1
-        sent = _Sent(self.sent, uncached_tokens)
+        sent = _Sent(uncached_tokens)
         if len(self._open) < MAX_TRACKED:
             self._open.append(sent)
             self.unreported_tokens += uncached_tokens
@@ -96,10 +94,9 @@ class Member:
             self._open.remove(sent)
             self.unreported_tokens -= sent.uncached_tokens
 
-    def restarted(self) -> None:
-        """The connection is new: the node counts our requests from nought."""
+    def lost(self) -> None:
+        """The connection broke, and what was under way with it."""
         self.report = None
-        self.sent = 0
         self.unreported_tokens = 0
         self._open.clear()
 

@@ -14,8 +14,8 @@ from planetserve.keys import NodeId
 NODES = tuple(NodeId(bytes([number]) * 20) for number in range(4))
 
 
-def report(queued: int = 0, received: int = 0, running: int = 0) -> Report:
-    return Report(running, 0, 4, queued, 1_000, 1_000, 100, received)
+def report(queued: int = 0, yours: int = 0, running: int = 0) -> Report:
+    return Report(running, 0, 4, queued, 1_000, 1_000, 100, yours)
 
 
 def members() -> Members:
@@ -32,9 +32,9 @@ def test_a_burst_between_two_reports_is_counted_where_it_was_sent() -> None:
     with known.assignment(NODES[0], 50), known.assignment(NODES[0], 70):
         assert member.queued_ms(0.0) == 220
         assert member.running() == 2
-        member.heard(report(queued=150, received=1, running=1), 1.0)
+        member.heard(report(queued=150, yours=1, running=1), 1.0)
         assert member.queued_ms(1.0) == 220
-        member.heard(report(queued=220, received=2, running=2), 1.0)
+        member.heard(report(queued=220, yours=2, running=2), 1.0)
         assert (member.queued_ms(1.0), member.running()) == (220, 2)
     assert (member.assigned, member.unreported_tokens) == (0, 0)
 
@@ -86,17 +86,17 @@ class Accounting(RuleBasedStateMachine):
     def change(self, nodes: set[NodeId]) -> None:
         self.known.replace(sorted(nodes))
 
-    @rule(node=st.sampled_from(NODES), received=st.integers(0, 30))
-    def hear(self, node: NodeId, received: int) -> None:
+    @rule(node=st.sampled_from(NODES), yours=st.integers(0, 30))
+    def hear(self, node: NodeId, yours: int) -> None:
         member = self.known.get(node)
         if member is not None:
-            member.heard(report(received=received), 0.0)
+            member.heard(report(yours=yours), 0.0)
 
     @rule(node=st.sampled_from(NODES))
-    def reconnect(self, node: NodeId) -> None:
+    def lose(self, node: NodeId) -> None:
         member = self.known.get(node)
         if member is not None:
-            member.restarted()
+            member.lost()
 
     @invariant()
     def all_is_counted(self) -> None:
