@@ -1,6 +1,6 @@
 """Which node of a group serves a request: the least loaded one, counted when it is chosen.
 
-A node's load is what it last reported plus what we have sent it since and minus what has come
+A node's load is what it last reported of others' requests plus what we have sent it and not had
 back, so that a burst between two reports is not sent to one node. Pure bookkeeping: no clock, no
 I/O; the shell reports loads and says who is a trusted member.
 """
@@ -25,17 +25,18 @@ class NodeLoad:
 
 @dataclass(slots=True)
 class _Member:
-    """`reported` is None until the node has said anything; `included` of our `assigned` requests
-    were under way when it spoke and are in its figure."""
+    """`reported` is None until the node has said anything; `ours` of the requests in its figure
+    are from us, in whose place we count those that we `assigned` and that have not ended: what a
+    node says of its load never makes ours less."""
 
     reported: NodeLoad | None = None
     assigned: int = 0
-    included: int = 0
+    ours: int = 0
 
     @property
     def load(self) -> int:
         known = self.reported.running + self.reported.waiting if self.reported else 0
-        return max(known + self.assigned - self.included, 0)
+        return max(known - self.ours, 0) + self.assigned
 
     @property
     def overloaded(self) -> bool:
@@ -62,13 +63,13 @@ class Balancer:
             if node not in self._members and member.assigned
         }
 
-    def report(self, node: NodeId, load: NodeLoad, *, includes_ours: bool = True) -> None:
-        """A node's own word about its load; ignored from a node that is no member.
-        `includes_ours` says whether the requests that we assigned to it are in the figure."""
+    def report(self, node: NodeId, load: NodeLoad, ours: int = 0) -> None:
+        """A node's own word about its load; ignored from a node that is no member. `ours` of the
+        requests in it are from us."""
         member = self._members.get(node)
         if member is not None:
             member.reported = load
-            member.included = member.assigned if includes_ours else 0
+            member.ours = ours
 
     def assigned(self, node: NodeId) -> int:
         """Requests that we assigned to `node` and that have not ended."""
@@ -80,7 +81,7 @@ class Balancer:
         member = self._members.get(node)
         if member is not None:
             member.reported = None
-            member.included = 0
+            member.ours = 0
 
     def load(self, node: NodeId) -> int:
         member = self._members.get(node)

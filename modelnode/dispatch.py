@@ -13,8 +13,7 @@ from contextlib import aclosing
 
 from modelnode.core.retelling import Retelling
 from modelnode.group import Group
-from modelnode.group_client import PeerLost
-from modelnode.metrics import FORWARDED, REQUESTS, RESUMED, RETRIED
+from modelnode.metrics import REQUESTS, RESUMED, RETRIED
 from modelnode.question import Question
 from modelnode.serving import Server
 from planetserve.chat import BadRequest, ChatRequest
@@ -71,7 +70,7 @@ class Dispatcher:
             tried.add(node)
             told.begin()
             failed: Failed | None = None
-            async with aclosing(self._attempt(node, question)) as events:
+            async with aclosing(self._group.ask(node, question)) as events:
                 async for event in events:
                     passed = _after(told, event)
                     if isinstance(passed, Failed):
@@ -87,18 +86,6 @@ class Dispatcher:
             if failed.code not in WORTH_ANOTHER_NODE or (told.begun and not question.greedy):
                 break
         yield interrupted or failure
-
-    async def _attempt(self, node: NodeId, question: Question) -> AsyncGenerator[ReplyEvent, None]:
-        """One node's reply; its loss is a `Failed` like any other."""
-        if node != self._group.own:
-            FORWARDED.inc()
-        with self._group.balancer.assignment(node):
-            try:
-                async with aclosing(self._group.ask(node, question)) as events:
-                    async for event in events:
-                        yield event
-            except PeerLost:
-                yield Failed("node_lost", "the node that served this request was lost", 0)
 
 
 def _after(told: Retelling, event: ReplyEvent) -> ReplyEvent | None:

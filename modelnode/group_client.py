@@ -15,8 +15,11 @@ from modelnode.group_messages import (
     Cancel,
     Credit,
     Event,
+    Gone,
     GroupMessage,
+    Pong,
     Request,
+    Vouch,
     decode_message,
     encode_message,
 )
@@ -32,6 +35,8 @@ from planetserve.messages import Accepted, End, ReplyEvent, ReplyParser
 CREDIT_EVENTS = WINDOW_EVENTS // 4
 SILENCE_TIMEOUT_S = 90.0
 """A peer whose connection lives but that says nothing about a request for so long has lost it."""
+STALL_TIMEOUT_S = 30.0
+"""The same once it has begun to answer: no engine reads other prompts for so long in between."""
 
 
 class PeerLost(Exception):
@@ -40,7 +45,8 @@ class PeerLost(Exception):
 
 class PeerLink:
     """A connection to one peer. When it breaks, every request on it ends with `PeerLost`,
-    `broken` is called once, and the link is of no more use."""
+    `broken` is called once, and the link is of no more use. `heard` gets what is about nodes and
+    not about requests."""
 
     def __init__(
         self,
@@ -48,20 +54,30 @@ class PeerLink:
         identity: Identity,
         address: PeerAddress,
         broken: Callable[[PeerLink], None],
+        heard: Callable[[PeerLink, Pong | Vouch], None],
     ) -> None:
+        """Raises `zmq.ZMQError` for an address that is none."""
         self.address = address
         self._broken = broken
+        self._heard = heard
         self._replies: dict[bytes, asyncio.Queue[bytes | None]] = {}
         self._closed = False
         socket = context.socket(zmq.DEALER)
-        configure(socket, identity)
-        socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(address.transport_key))
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._monitor = Channel(
-            socket.get_monitor_socket(CONNECTION_LOST), lambda frames: self._break()
-        )
+        monitor: zmq.Socket[bytes] | None = None
+        try:
+            configure(socket, identity)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(address.transport_key))
+            socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            monitor = socket.get_monitor_socket(CONNECTION_LOST)
+            socket.connect(address.endpoint)
+        except zmq.ZMQError:
+            if monitor is not None:
+                socket.disable_monitor()
+                monitor.close(linger=0)
+            socket.close(linger=0)
+            raise
+        self._monitor = Channel(monitor, lambda frames: self.fail())
         self._dealer = Channel(socket, self._received)
-        socket.connect(address.endpoint)
 
     def send(self, message: GroupMessage) -> bool:
         """Queue `message`; False when the peer is gone or takes nothing any more."""
@@ -78,9 +94,11 @@ class PeerLink:
         try:
             if not self.send(Request(identifier, body)):
                 raise PeerLost("the peer takes no request")
+            silence_s = SILENCE_TIMEOUT_S
             while not parser.finished:
-                for event in self._parse(parser, await _next(arrived)):
+                for event in self._parse(parser, await _next(arrived, silence_s)):
                     yield event
+                silence_s = STALL_TIMEOUT_S
                 unacknowledged += 1
                 if unacknowledged == CREDIT_EVENTS:
                     self.send(Credit(identifier, unacknowledged))
@@ -117,11 +135,17 @@ class PeerLink:
             message = decode_message(frames[0]) if len(frames) == 1 else None
         except RemoteProtocolError:
             message = None
-        if not isinstance(message, Event):
+        if isinstance(message, Pong | Vouch):
+            self._heard(self, message)
+            return
+        if not isinstance(message, Event | Gone):
             GROUP_DROPPED.labels("malformed").inc()
             return
         arrived = self._replies.get(message.id)
         if arrived is None:  # it crossed our cancel
+            return
+        if isinstance(message, Gone):
+            _end(arrived)
             return
         if arrived.qsize() >= WINDOW_EVENTS:
             GROUP_DROPPED.labels("window_overrun").inc()
@@ -129,20 +153,21 @@ class PeerLink:
             return
         arrived.put_nowait(message.data)
 
-    def _break(self) -> None:
+    def fail(self) -> None:
+        """End the connection and tell `broken`."""
         if not self._closed:
             self.close()
             self._broken(self)
 
 
-async def _next(arrived: asyncio.Queue[bytes | None]) -> bytes:
+async def _next(arrived: asyncio.Queue[bytes | None], silence_s: float) -> bytes:
     try:
-        async with asyncio.timeout(SILENCE_TIMEOUT_S):
+        async with asyncio.timeout(silence_s):
             data = await arrived.get()
     except TimeoutError as error:
         raise PeerLost("the peer is silent") from error
     if data is None:
-        raise PeerLost("the connection to the peer broke")
+        raise PeerLost("the peer or the connection to it is gone")
     return data
 
 

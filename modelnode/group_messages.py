@@ -3,20 +3,29 @@
     entry -> serving   request {id, body}       body is the client's JSON, passed on unchanged
                        credit  {id, events}     that many more events of a request may come
                        cancel  {id}             nobody reads the reply any more
-                       load    {running, waiting, capacity}   once a second, also a sign of life
+                       load    {running, waiting, capacity, queued_tokens, prefill_us, decode_us,
+                                hold_ms, yours}     the sender's own load, when it changes
+                       ping    {number}         to be answered at once
+                       ask     {node}           do you hear from that node?
     serving -> entry   event   {id, data}       lines of the reply stream: those that are there
+                       gone    {id}             the reply ends here, without an end of its own
+                       pong    {number, incarnation}
+                       vouch   {node, incarnation, age_ms}    it answered that long ago
 
 `id` is 16 bytes of the entry's choosing. A serving node may send `WINDOW_EVENTS` events of a
 request before the first credit, so a slow reader holds up its own request and nothing else.
+What a load says is in `modelnode.core.load.Report`; 0 where it is not measured yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from modelnode.balancing import NodeLoad
+from modelnode.core.load import Report
 from planetserve.encoding import EncodingError, decode, encode
+from planetserve.keys import NODE_ID_BYTES, NodeId
 from planetserve.messages import MAX_BODY_BYTES, MAX_LINE_BYTES
 
 REQUEST_ID_BYTES = 16
@@ -24,6 +33,12 @@ WINDOW_EVENTS = 64
 MAX_EVENT_BYTES = MAX_LINE_BYTES + 1
 MAX_MESSAGE_BYTES = MAX_BODY_BYTES + 256
 MAX_LOAD = 1 << 20
+MAX_CAPACITY = 1 << 12
+MAX_QUEUED_TOKENS = 1 << 32
+MAX_TOKEN_US = 100_000_000
+MAX_HOLD_MS = 3_600_000
+MAX_NUMBER = (1 << 63) - 1
+MAX_AGE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +60,17 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    load: NodeLoad
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,54 +79,58 @@ class Event:
     data: bytes
 
 
-GroupMessage: TypeAlias = "Request | Credit | Cancel | Load | Event"
+@dataclass(frozen=True, slots=True)
+class Gone:
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    number: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vouch:
+    node: NodeId
+    incarnation: int
+    age_ms: int
+
+
+GroupMessage: TypeAlias = (
+    "Request | Credit | Cancel | Load | Ping | Ask | Event | Gone | Pong | Vouch"
+)
 
 
 def encode_message(message: GroupMessage) -> bytes:
-    match message:
-        case Request(identifier, body):
-            return encode({"kind": "request", "id": identifier, "body": body})
-        case Credit(identifier, events):
-            return encode({"kind": "credit", "id": identifier, "events": events})
-        case Cancel(identifier):
-            return encode({"kind": "cancel", "id": identifier})
-        case Event(identifier, data):
-            return encode({"kind": "event", "id": identifier, "data": data})
-        case Load(load):
-            return encode(
-                {
-                    "kind": "load",
-                    "running": load.running,
-                    "waiting": load.waiting,
-                    "capacity": load.capacity,
-                }
-            )
+    kind = type(message).__name__.lower()
+    said = message.report if isinstance(message, Load) else message
+    return encode({"kind": kind, **{name: getattr(said, name) for name in said.__slots__}})
 
 
 def decode_message(data: bytes) -> GroupMessage:
     """Raises `RemoteProtocolError` (an `EncodingError`) on anything but one of the messages."""
-    fields = decode(data, max_bytes=MAX_MESSAGE_BYTES)
-    if not isinstance(fields, dict):
+    value = decode(data, max_bytes=MAX_MESSAGE_BYTES)
+    if not isinstance(value, dict):
         raise EncodingError("a group message is not a map")
-    match fields:
-        case {"kind": "request", "id": identifier, "body": body, **rest} if not rest:
-            return Request(_id(identifier), _bytes(body, MAX_BODY_BYTES))
-        case {"kind": "credit", "id": identifier, "events": events, **rest} if not rest:
-            return Credit(_id(identifier), _number(events, WINDOW_EVENTS))
-        case {"kind": "cancel", "id": identifier, **rest} if not rest:
-            return Cancel(_id(identifier))
-        case {"kind": "event", "id": identifier, "data": line, **rest} if not rest:
-            return Event(_id(identifier), _bytes(line, MAX_EVENT_BYTES))
-        case {
-            "kind": "load",
-            "running": running,
-            "waiting": waiting,
-            "capacity": capacity,
-            **rest,
-        } if not rest:
-            numbers = (_number(value, MAX_LOAD) for value in (running, waiting, capacity))
-            return Load(NodeLoad(*numbers))
-    raise EncodingError("a group message is of no known kind")
+    kind = value.pop("kind", None)
+    form = _FORMS.get(kind) if isinstance(kind, str) else None
+    if form is None:
+        raise EncodingError("a group message is of no known kind")
+    if value.keys() != form.checks.keys():
+        raise EncodingError("a group message has not exactly its fields")
+    return form.make(**{name: check(value[name]) for name, check in form.checks.items()})
+
+
+Check: TypeAlias = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a kind of message is read: a check for each field, and what is made of them."""
+
+    make: Callable[..., GroupMessage]
+    checks: Mapping[str, Check]
 
 
 def _id(value: Any) -> bytes:
@@ -110,13 +139,56 @@ def _id(value: Any) -> bytes:
     return value
 
 
-def _bytes(value: Any, max_bytes: int) -> bytes:
-    if not isinstance(value, bytes) or len(value) > max_bytes:
-        raise EncodingError(f"a field must hold at most {max_bytes} bytes")
-    return value
+def _node(value: Any) -> NodeId:
+    if not isinstance(value, bytes) or len(value) != NODE_ID_BYTES:
+        raise EncodingError(f"a node's id has {NODE_ID_BYTES} bytes")
+    return NodeId(value)
 
 
-def _number(value: Any, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise EncodingError(f"a field must be an integer from 0 to {limit}")
-    return value
+def _bytes(max_bytes: int) -> Check:
+    def check(value: Any) -> bytes:
+        if not isinstance(value, bytes) or len(value) > max_bytes:
+            raise EncodingError(f"a field must hold at most {max_bytes} bytes")
+        return value
+
+    return check
+
+
+def _number(limit: int, least: int = 0) -> Check:
+    def check(value: Any) -> int:
+        if type(value) is not int or not least <= value <= limit:
+            raise EncodingError(f"a field must be an integer from {least} to {limit}")
+        return value
+
+    return check
+
+
+def _load(**report: int) -> Load:
+    return Load(Report(**report))
+
+
+_NUMBER = _number(MAX_NUMBER)
+_FORMS: Mapping[str, _Form] = {
+    "request": _Form(Request, {"id": _id, "body": _bytes(MAX_BODY_BYTES)}),
+    "credit": _Form(Credit, {"id": _id, "events": _number(WINDOW_EVENTS)}),
+    "cancel": _Form(Cancel, {"id": _id}),
+    "load": _Form(
+        _load,
+        {
+            "running": _number(MAX_LOAD),
+            "waiting": _number(MAX_LOAD),
+            "capacity": _number(MAX_CAPACITY, 1),
+            "queued_tokens": _number(MAX_QUEUED_TOKENS),
+            "prefill_us": _number(MAX_TOKEN_US),
+            "decode_us": _number(MAX_TOKEN_US),
+            "hold_ms": _number(MAX_HOLD_MS),
+            "yours": _number(MAX_LOAD),
+        },
+    ),
+    "ping": _Form(Ping, {"number": _NUMBER}),
+    "ask": _Form(Ask, {"node": _node}),
+    "event": _Form(Event, {"id": _id, "data": _bytes(MAX_EVENT_BYTES)}),
+    "gone": _Form(Gone, {"id": _id}),
+    "pong": _Form(Pong, {"number": _NUMBER, "incarnation": _NUMBER}),
+    "vouch": _Form(Vouch, {"node": _node, "incarnation": _NUMBER, "age_ms": _number(MAX_AGE_MS)}),
+}

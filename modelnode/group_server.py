@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,16 +11,22 @@ import zmq
 import zmq.asyncio
 from zmq.utils import z85
 
-from modelnode.balancing import NodeLoad
 from modelnode.batches import Batches
+from modelnode.core.load import Report
 from modelnode.group_messages import (
     MAX_EVENT_BYTES,
     WINDOW_EVENTS,
+    Ask,
     Cancel,
     Credit,
     Event,
+    Gone,
+    GroupMessage,
     Load,
+    Ping,
+    Pong,
     Request,
+    Vouch,
     decode_message,
     encode_message,
 )
@@ -30,10 +37,11 @@ from planetserve.keys import Identity, NodeId
 from planetserve.logs import get_logger
 from planetserve.messages import Failed, ReplyEvent, encode_event
 
-MAX_SESSIONS = 512
-MAX_REPLIES_A_SESSION = 64
+MAX_SESSIONS_A_NODE = 4
+"""A node that connects anew before its last connection was missed; a fifth ends its oldest."""
+MAX_REPLIES_A_NODE = 256
 SILENCE_S = 10.0
-"""An entry sends its load every second; one that is silent for so long is gone."""
+"""An entry pings twice a second; one that is silent for so long is gone."""
 STALL_TIMEOUT_S = 60.0
 """An entry that takes no more of a reply for so long has lost it."""
 
@@ -67,6 +75,7 @@ class _Session:
     """A connection of one entry node and the replies it waits for, by request id."""
 
     route: bytes
+    node: NodeId
     heard_s: float
     replies: dict[bytes, tuple[asyncio.Task[None], _Window]] = field(default_factory=dict)
 
@@ -75,7 +84,8 @@ class GroupServer:
     """Serves peers at `bind` (HOST:PORT) between `start` and `close`.
 
     `node_of` gives the node of a CURVE key, None for one that may not ask; `reported` gets each
-    peer's load.
+    peer's load, `vouch` says what we know of a node that a peer asks for, and `changed` is called
+    when `active` is not what it was.
     """
 
     def __init__(
@@ -84,21 +94,29 @@ class GroupServer:
         bind: str,
         serve: Serve,
         node_of: Callable[[bytes], NodeId | None],
-        reported: Callable[[NodeId, NodeLoad], None],
+        reported: Callable[[NodeId, Report], None],
+        vouch: Callable[[NodeId], Vouch | None],
+        changed: Callable[[], None],
+        incarnation: int,
     ) -> None:
         self._identity = identity
         self._bind = bind
         self._serve = serve
         self._node_of = node_of
         self._reported = reported
+        self._vouch = vouch
+        self._changed = changed
+        self._incarnation = incarnation
+        self.active = 0
+        """Requests of peers that are being answered."""
+        self._active_of: Counter[NodeId] = Counter()
         self._sessions: dict[bytes, _Session] = {}
         self._socket: zmq.asyncio.Socket | None = None
         self._receiver: asyncio.Task[None] | None = None
 
-    @property
-    def active(self) -> int:
-        """Requests of peers that are being answered."""
-        return sum(len(session.replies) for session in self._sessions.values())
+    def active_of(self, node: NodeId) -> int:
+        """Those of one peer."""
+        return self._active_of[node]
 
     def start(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Raises `ConfigurationError` when the address cannot be bound."""
@@ -150,13 +168,8 @@ class GroupServer:
             GROUP_DROPPED.labels("not_admitted").inc()
             return
         message = decode_message(frames[1].bytes)
-        session = self._session(frames[0].bytes)
-        if session is None:
-            GROUP_DROPPED.labels("too_many_sessions").inc()
-            return
+        session = self._session(frames[0].bytes, node)
         match message:
-            case Load(load):
-                self._reported(node, load)
             case Request():
                 self._begin(session, message)
             case Credit(identifier, events):
@@ -165,29 +178,46 @@ class GroupServer:
             case Cancel(identifier):
                 if identifier in session.replies:
                     session.replies[identifier][0].cancel()
-            case Event():
-                raise RemoteProtocolError("an entry sends no events")
+            case Load(report):
+                self._reported(node, report)
+            case Ping(number):
+                self._send(session, Pong(number, self._incarnation))
+            case Ask(about):
+                vouch = self._vouch(about)
+                if vouch is not None:
+                    self._send(session, vouch)
+            case _:
+                raise RemoteProtocolError("an entry node does not send this")
 
-    def _session(self, route: bytes) -> _Session | None:
+    def _sessions_of(self, node: NodeId) -> list[_Session]:
+        return [session for session in self._sessions.values() if session.node == node]
+
+    def _session(self, route: bytes, node: NodeId) -> _Session:
         now_s = asyncio.get_running_loop().time()
         session = self._sessions.get(route)
+        if session is not None and session.node != node:
+            self._drop(session)
+            session = None
         if session is None:
-            if len(self._sessions) >= MAX_SESSIONS:
-                return None
-            session = self._sessions[route] = _Session(route, now_s)
+            others = self._sessions_of(node)
+            if len(others) >= MAX_SESSIONS_A_NODE:
+                GROUP_DROPPED.labels("too_many_sessions").inc()
+                self._drop(min(others, key=lambda other: other.heard_s))
+            session = self._sessions[route] = _Session(route, node, now_s)
         session.heard_s = now_s
         return session
 
     def _begin(self, session: _Session, request: Request) -> None:
         if request.id in session.replies:
             raise RemoteProtocolError("a request id is used twice")
-        if len(session.replies) >= MAX_REPLIES_A_SESSION:
+        if self.active_of(session.node) >= MAX_REPLIES_A_NODE:
             refusal = Failed("overloaded", "too many requests from one entry node", 1)
             self._send(session, Event(request.id, encode_event(refusal)))
             return
         window = _Window()
         task = asyncio.create_task(self._reply(session, request, window), name="group reply")
         session.replies[request.id] = (task, window)
+        self._count(session.node, 1)
         task.add_done_callback(lambda done: self._ended(session, request.id, done))
 
     async def _reply(self, session: _Session, request: Request, window: _Window) -> None:
@@ -199,23 +229,32 @@ class GroupServer:
                             await window.take()
                     except TimeoutError:
                         GROUP_DROPPED.labels("stalled").inc()
+                        self._send(session, Gone(request.id))
                         return
                     if not self._send(session, Event(request.id, data)):
                         return
 
     def _ended(self, session: _Session, identifier: bytes, task: asyncio.Task[None]) -> None:
         del session.replies[identifier]
+        self._count(session.node, -1)
         if task.cancelled() or task.exception() is None:
             return
         log.error("group_reply_failed", exc_info=task.exception())
         failure = Failed("engine_failed", "the serving node failed")
         self._send(session, Event(identifier, encode_event(failure)))
 
-    def _send(self, session: _Session, event: Event) -> bool:
+    def _count(self, node: NodeId, change: int) -> None:
+        self.active += change
+        self._active_of[node] += change
+        if not self._active_of[node]:
+            del self._active_of[node]
+        self._changed()
+
+    def _send(self, session: _Session, message: GroupMessage) -> bool:
         """False when the entry is gone or its queue is full."""
         if self._socket is None or self._socket.closed:
             return False
-        frames = [session.route, encode_message(event)]
+        frames = [session.route, encode_message(message)]
         # Without waiting, pyzmq has sent or failed by the time it returns the future.
         error = asyncio.ensure_future(self._socket.send_multipart(frames, zmq.DONTWAIT)).exception()
         if error is not None and not isinstance(error, zmq.ZMQError):

@@ -75,4 +75,5 @@ def engine_health(dispatcher: Dispatcher, group: Group) -> dict[str, Any]:
         "cached_tokens": stats.cached_tokens,
         "served": dispatcher.server.served,
         "group": len(group.balancer.members()),
+        "usable": sum(group.usable(node) for node in group.balancer.members()),
     }

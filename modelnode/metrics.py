@@ -27,6 +27,17 @@ FIRST_TEXT_S = Histogram(
 )
 RUNNING = Gauge("planetserve_model_running", "Requests in the engine now")
 WAITING = Gauge("planetserve_model_waiting", "Requests in line for the engine now")
+PEERS = Gauge(
+    "planetserve_model_peers",
+    "Other trusted nodes of the group, by whether they answer: alive or silent",
+    ["state"],
+)
+RESTARTS = Counter(
+    "planetserve_model_restarts", "Times that another node of the group was a new process"
+)
+BREAKERS_OPENED = Counter(
+    "planetserve_model_breakers_opened", "Times that a node was given no requests for a pause"
+)
 GROUP_DROPPED = Counter(
     "planetserve_model_group_dropped", "Group messages that were refused, by cause", ["cause"]
 )

@@ -24,6 +24,7 @@ from planetserve.messages import (
     state_reply,
 )
 
+BYTES_A_TOKEN = 4
 MAX_TEXT_BYTES = MAX_REPLY_BYTES // 16
 """Leaves room for what JSON adds, so that every reply passes the client's own limit."""
 
@@ -38,6 +39,8 @@ class Server:
         self._id = identity.id
         self.accepting = True
         self.served = 0
+        self.queued_tokens = 0
+        """Of prompts whose replies have not begun: an estimate from their bytes."""
         self.terms: Terms | None = None
         self._engine = engine
         self._chain_id = chain_id
@@ -60,13 +63,15 @@ class Server:
         generator cancels the request. `request` is `body`, where it was read already."""
         started_s = time.monotonic()
         outcome = "cancelled"
-        first = True
+        queued_tokens = len(body) // BYTES_A_TOKEN + 1
+        self.queued_tokens += queued_tokens
         try:
             async with aclosing(self._serve(body, request)) as events:
                 async for event in events:
-                    if isinstance(event, Delta) and first:
+                    if isinstance(event, Delta) and queued_tokens:
                         FIRST_TEXT_S.observe(time.monotonic() - started_s)
-                        first = False
+                        self.queued_tokens -= queued_tokens
+                        queued_tokens = 0
                     elif isinstance(event, Failed):
                         outcome = event.code
                     elif isinstance(event, End):
@@ -74,6 +79,7 @@ class Server:
                         self._count(event)
                     yield event
         finally:
+            self.queued_tokens -= queued_tokens
             SERVED.labels(outcome).inc()
 
     async def _serve(

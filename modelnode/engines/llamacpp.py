@@ -122,6 +122,7 @@ class LlamaCppEngine:
             kv_capacity_tokens=self._settings.context_tokens * self._settings.parallel,
             prefill_us_per_token=self._speeds.prefill_us_per_token,
             decode_ms_per_token=self._speeds.decode_ms_per_token,
+            hold_ms=self._admission.hold_ms,
         )
 
     async def close(self) -> None:

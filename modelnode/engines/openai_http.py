@@ -93,6 +93,7 @@ class OpenAiEngine:
             context_tokens=self._upstream.context_tokens,
             prefill_us_per_token=self._speeds.prefill_us_per_token,
             decode_ms_per_token=self._speeds.decode_ms_per_token,
+            hold_ms=self._admission.hold_ms,
         )
 
     async def close(self) -> None:

@@ -36,7 +36,8 @@ class EngineStats:
     many may wait; `cached_tokens` counts prompt tokens that were found in the cache since start,
     `context_tokens` is the longest prompt and reply together. The cache keeps whole blocks of
     `kv_block_tokens`; of tokens it holds `kv_capacity_tokens`, None where that is not known. The
-    two speeds are measured (see `modelnode.core.speeds`), None until a reply could tell.
+    two speeds are measured (see `modelnode.core.speeds`), None until a reply could tell, and so
+    is how long a request keeps its slot.
     """
 
     running: int
@@ -49,6 +50,7 @@ class EngineStats:
     kv_capacity_tokens: int | None = None
     prefill_us_per_token: float | None = None
     decode_ms_per_token: float | None = None
+    hold_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def balancer_of(*members: NodeId) -> Balancer:
     balancer = Balancer(OWN)
     balancer.set_members(members)
     for node in members:
-        balancer.report(node, IDLE, includes_ours=node != OWN)
+        balancer.report(node, IDLE)
     return balancer
 
 
@@ -52,9 +52,21 @@ def test_a_report_that_includes_ours_does_not_count_them_twice() -> None:
     balancer = balancer_of(OWN, A)
     with balancer.assignment(A):
         assert balancer.load(A) == 1
-        balancer.report(A, NodeLoad(1, 0, 2))
+        balancer.report(A, NodeLoad(1, 0, 2), ours=1)
         assert balancer.load(A) == 1
     assert balancer.load(A) == 0
+
+
+def test_no_report_makes_less_of_what_we_sent_or_more_of_what_came_back() -> None:
+    balancer = balancer_of(OWN, A)
+    with balancer.assignment(A), balancer.assignment(A):
+        balancer.report(A, NodeLoad(0, 0, 2))
+        assert balancer.load(A) == 2
+        balancer.report(A, NodeLoad(2, 1, 2), ours=7)
+        assert balancer.load(A) == 2
+        balancer.report(A, NodeLoad(2, 1, 2), ours=2)
+        assert balancer.load(A) == 3
+    assert balancer.load(A) == 1
 
 
 def test_preference_holds_unless_overloaded_unknown_or_excluded() -> None:
@@ -105,9 +117,9 @@ class Accounting(RuleBasedStateMachine):
     def members_change(self, members: set[NodeId]) -> None:
         self.balancer.set_members(members)
 
-    @rule(node=nodes, running=st.integers(0, 5), waiting=st.integers(0, 5))
-    def report(self, node: NodeId, running: int, waiting: int) -> None:
-        self.balancer.report(node, NodeLoad(running, waiting, 2), includes_ours=node != OWN)
+    @rule(node=nodes, running=st.integers(0, 5), waiting=st.integers(0, 5), ours=st.integers(0, 9))
+    def report(self, node: NodeId, running: int, waiting: int, ours: int) -> None:
+        self.balancer.report(node, NodeLoad(running, waiting, 2), ours)
 
     @rule(node=nodes)
     def lose(self, node: NodeId) -> None:
@@ -135,7 +147,7 @@ class Accounting(RuleBasedStateMachine):
         for node in (OWN, A, B, C):
             running = sum(1 for assigned, _ in self.running if assigned == node)
             assert self.balancer.assigned(node) == running
-            assert self.balancer.load(node) >= 0
+            assert self.balancer.load(node) >= (running if node in self.balancer.members() else 0)
 
 
 TestAccounting = Accounting.TestCase
