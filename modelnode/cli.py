@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from modelnode.cheats import check_allowed, with_cheat
-from modelnode.engines.default_model import (
-    DEFAULT_MODEL_NAME,
-    default_model_path,
-    fetch_default_model,
-)
-from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
-from modelnode.engines.openai_http import attach_openai
+from modelnode.engines.choice import EngineKind, EngineOptions
+from modelnode.engines.default_model import fetch_default_model
 from modelnode.engines.protocol import Engine
 from modelnode.fixed_node import FixedNode
 from modelnode.group_file import FILE_NAME, is_address, make_group, read_group_file
@@ -37,11 +32,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-
-
-class EngineKind(StrEnum):
-    llamacpp = "llamacpp"
-    openai = "openai"
 
 
 @app.command()
@@ -71,17 +61,37 @@ def run(
     operator: Annotated[str, typer.Option(help="Who runs it.")] = "",
     model: Annotated[str, typer.Option(help="The model's name in the network.")] = "",
     engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = EngineKind.llamacpp,
+    engine_options: Annotated[
+        list[str] | None,
+        typer.Argument(help="Behind --: options of vLLM's own.", show_default=False),
+    ] = None,
     engine_url: Annotated[
-        str, typer.Option(help="The OpenAI-compatible server of --engine openai.")
+        str, typer.Option(help="A server that runs already, of --engine openai or vllm.")
     ] = "",
     engine_key: Annotated[
         str, typer.Option(envvar="PLANETSERVE_ENGINE_KEY", help="That server's API key, if any.")
     ] = "",
     model_path: Annotated[
-        Path | None, typer.Option(help="A GGUF file for llama.cpp; without it the default model.")
+        Path | None,
+        typer.Option(
+            help="A GGUF file for llama.cpp, without it the default model; what vLLM loads, "
+            "without it --model."
+        ),
     ] = None,
+    vllm_python: Annotated[
+        Path | None, typer.Option(help="The interpreter that has vLLM; that of `make vllm`.")
+    ] = None,
+    vllm_log: Annotated[Path, typer.Option(help="What vLLM prints.")] = Path("vllm.log"),
+    kv_events: Annotated[
+        str, typer.Option(help="ZeroMQ endpoint of the KV events of a vLLM that runs already.")
+    ] = "",
     threads: Annotated[int, typer.Option(min=1, help="Threads of llama.cpp.")] = 2,
-    parallel: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 2,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Requests at once; 2 for llama.cpp, 8 for openai, 32 for vllm."
+        ),
+    ] = None,
     context: Annotated[
         int, typer.Option(min=256, help="Tokens of prompt and reply together.")
     ] = 2048,
@@ -113,30 +123,31 @@ def run(
     settings = load_network(network) if fixed is None else None
     if (cheat == "swap") != (cheat_model is not None):
         raise UsageError("--cheat swap and --cheat-model FILE go together")
-    if cheat_model is not None and engine is EngineKind.openai:
+    if cheat_model is not None and engine is not EngineKind.llamacpp:
         raise UsageError("--cheat-model needs --engine llamacpp")
     if cheat and settings is not None:
         check_allowed(cheat, settings)
         print(f"warning: this node cheats ({cheat}); its replies are worthless", file=sys.stderr)
-    if engine is EngineKind.openai and not (engine_url and model):
-        raise UsageError("--engine openai needs --engine-url URL and --model NAME")
-    if model_path is not None and not model:
-        raise UsageError("--model-path needs --model NAME, the name that the network knows it by")
+    options = EngineOptions(
+        kind=engine,
+        model=model,
+        model_path=model_path,
+        url=engine_url,
+        key=engine_key,
+        threads=threads,
+        parallel=parallel,
+        context_tokens=context,
+        max_waiting=max_waiting,
+        vllm_python=vllm_python,
+        vllm_log=vllm_log,
+        kv_events=kv_events,
+        passed_on=tuple(engine_options or ()),
+    )
+    options.check()
 
     async def load() -> Engine:
-        if engine is EngineKind.openai:
-            attached = await attach_openai(
-                engine_url,
-                model,
-                api_key=engine_key,
-                parallel=parallel,
-                max_waiting=max_waiting,
-                context_tokens=context,
-            )
-            return with_cheat(attached, cheat)
-        path = cheat_model or model_path or default_model_path()
-        llama = LlamaCppSettings(path, threads, parallel, context, max_waiting)
-        return with_cheat(await load_llamacpp(llama), cheat)
+        loaded = replace(options, model_path=cheat_model) if cheat_model else options
+        return with_cheat(await loaded.load(), cheat)
 
     if fixed is not None:
         node: FixedNode | ModelNode = FixedNode(fixed, read_identity(key), http)
@@ -144,7 +155,7 @@ def run(
         assert settings is not None
         node_settings = NodeSettings(
             name=name,
-            model=model or DEFAULT_MODEL_NAME,
+            model=options.name,
             operator=operator,
             overlay=overlay,
             group=group,

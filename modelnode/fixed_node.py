@@ -56,7 +56,7 @@ class FixedNode:
         log.info("model_node_stopped", name=name)
 
     def health(self) -> dict[str, Any]:
-        """Healthy: the engine is loaded and the group's address is bound."""
+        """Healthy: the engine runs and the group's address is bound."""
         report: dict[str, Any] = {
             "healthy": self._serving is not None,
             "name": self._member.name,
@@ -64,4 +64,7 @@ class FixedNode:
             "model": self._file.model,
             "engine_loaded": self._serving is not None,
         }
-        return report | (engine_health(*self._serving) if self._serving else {})
+        if self._serving is not None:
+            report |= engine_health(*self._serving)
+            report["healthy"] = report["engine_serving"]
+        return report

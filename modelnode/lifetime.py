@@ -68,11 +68,16 @@ def engine_health(dispatcher: Dispatcher, group: Group) -> dict[str, Any]:
     """What `/health` says of a node that serves."""
     stats = dispatcher.server.stats()
     return {
+        "engine_serving": stats.serving,
         "running": stats.running,
         "waiting": stats.waiting,
         "capacity": stats.capacity,
         "context_tokens": stats.context_tokens,
         "cached_tokens": stats.cached_tokens,
+        "kv_block_tokens": stats.kv_block_tokens,
+        "kv_capacity_tokens": stats.kv_capacity_tokens,
+        "prefill_us_per_token": stats.prefill_us_per_token,
+        "decode_ms_per_token": stats.decode_ms_per_token,
         "served": dispatcher.server.served,
         "group": len(group.balancer.members()),
         "usable": sum(group.usable(node) for node in group.balancer.members()),

@@ -164,7 +164,7 @@ class ModelNode:
         await incoming.finish()
 
     def health(self) -> dict[str, Any]:
-        """Healthy: the engine is loaded, the node is registered and a verifier endorsed it."""
+        """Healthy: the engine runs, the node is registered and a verifier endorsed it."""
         routes = self._directory.current if self._directory else None
         record = routes.find(self._identity.id) if routes else None
         status = record.status if record is not None else "unregistered"
@@ -183,6 +183,7 @@ class ModelNode:
         }
         if self._dispatcher is not None and self._group is not None:
             report |= engine_health(self._dispatcher, self._group)
+            report["healthy"] = report["healthy"] and report["engine_serving"]
         return report
 
     async def _drain(self) -> None:

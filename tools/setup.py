@@ -337,7 +337,11 @@ def main() -> int:
     if unknown:
         print(f"error: no step {unknown[0]}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
-    order = [[STEPS[name]] for name in sys.argv[1:]] or ORDER
+    return run([[STEPS[name]] for name in sys.argv[1:]] or ORDER)
+
+
+def run(order: Sequence[Sequence[Step]]) -> int:
+    """Set up and return the exit code."""
     TOOLS.mkdir(exist_ok=True)
     with (TOOLS / "setup.lock").open("w") as lock:
         # Two set-ups of one checkout at a time would install over each other.

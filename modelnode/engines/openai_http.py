@@ -46,11 +46,13 @@ class OpenAiEngine:
         self._tokenizes = True
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        self._refuse_when_down()
         await self._admission.enter()
         try:
+            self._refuse_when_down()
             timer = ReplyTimer(self._speeds)
             reader = ReplyReader()
-            body = _encode(self._body(request))
+            body = encode(self._body(request))
             async with self._http.ask("POST", "/v1/chat/completions", body) as response:
                 if response.status != 200:
                     raise self._refusal(response.status, await response.start(MAX_REFUSAL_BYTES))
@@ -99,6 +101,9 @@ class OpenAiEngine:
     async def close(self) -> None:
         await self._http.close()
 
+    def _refuse_when_down(self) -> None:
+        """Raises `EngineError` when the server is known not to run."""
+
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         return request.to_json() | {
             "model": self._upstream.model,
@@ -122,7 +127,7 @@ class OpenAiEngine:
         """The tokens that `/tokenize` gives, None where it is not there or fails."""
         if not self._tokenizes:
             return None
-        body = _encode({"model": self._upstream.model, **what})
+        body = encode({"model": self._upstream.model, **what})
         try:
             status, answer = await self._http.fetch(
                 "POST", "/tokenize", body, max_bytes=MAX_ANSWER_BYTES
@@ -183,5 +188,5 @@ async def find_model(http: EngineHttp, shown: str, model: str) -> tuple[str, int
     return name, length if type(length) is int and length > 0 else None
 
 
-def _encode(value: Mapping[str, Any]) -> bytes:
+def encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()

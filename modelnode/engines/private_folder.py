@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-PREFIX = "ps-llama-"
+PREFIX = "ps-engine-"
 
 
 def make_socket_folder(parent: Path) -> Path:

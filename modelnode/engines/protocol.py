@@ -37,7 +37,8 @@ class EngineStats:
     `context_tokens` is the longest prompt and reply together. The cache keeps whole blocks of
     `kv_block_tokens`; of tokens it holds `kv_capacity_tokens`, None where that is not known. The
     two speeds are measured (see `modelnode.core.speeds`), None until a reply could tell, and so
-    is how long a request keeps its slot.
+    is how long a request keeps its slot. While `serving` is false every request fails: what runs
+    the model is being started again.
     """
 
     running: int
@@ -51,6 +52,7 @@ class EngineStats:
     prefill_us_per_token: float | None = None
     decode_ms_per_token: float | None = None
     hold_ms: float | None = None
+    serving: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from modelnode.engines.private_folder import make_socket_folder
 def test_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = tmp_path / f"ps-llama-{ended.pid}-abc"
+    dead = tmp_path / f"ps-engine-{ended.pid}-abc"
     dead.mkdir()
     (dead / "http.sock").touch()
-    living = tmp_path / f"ps-llama-{os.getppid()}-abc"
+    living = tmp_path / f"ps-engine-{os.getppid()}-abc"
     living.mkdir()
-    other = tmp_path / "ps-llama-notes"
+    other = tmp_path / "ps-engine-notes"
     other.mkdir()
     own = make_socket_folder(tmp_path)
     assert not dead.exists()
