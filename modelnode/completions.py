@@ -23,6 +23,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 NODE_HEADER = "x-planetserve-node"
 READER_STALL_S = 60.0
+MAX_READING_BYTES = 64 << 20
+"""Of bodies that are still coming, all together."""
 
 
 class ClientLeft(Exception):
@@ -34,14 +36,16 @@ class ChatCompletions:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
+        self._reading_bytes = 0
 
     async def answer(self, receive: Receive, send: Send) -> None:
         try:
-            body = await _read(receive)
+            body = await self._read(receive)
             fields = read_fields(body)
             request = parse_fields(fields)
         except BadRequest as error:
-            await _refuse(send, Failed(error.code, str(error)), error.param)
+            retry_after_s = 1 if error.code == "overloaded" else None
+            await _refuse(send, Failed(error.code, str(error), retry_after_s), error.param)
             return
         except ClientLeft:
             return
@@ -59,6 +63,25 @@ class ChatCompletions:
             finally:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
+
+    async def _read(self, receive: Receive) -> bytes:
+        body = bytearray()
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                part = message.get("body", b"")
+                body += part
+                self._reading_bytes += len(part)
+                if len(body) > MAX_BODY_BYTES:
+                    raise BadRequest(f"the request has more than {MAX_BODY_BYTES} bytes")
+                if self._reading_bytes > MAX_READING_BYTES:
+                    raise BadRequest("too many requests are coming in", code="overloaded")
+                if not message.get("more_body"):
+                    return bytes(body)
+        finally:
+            self._reading_bytes -= len(body)
 
     async def _whole(self, reading: Batches[ReplyEvent], send: Send) -> None:
         texts: list[str] = []
@@ -103,19 +126,6 @@ async def _stop_when_gone(receive: Receive, reading: Batches[ReplyEvent]) -> Non
     while (await receive())["type"] != "http.disconnect":
         continue
     reading.stop()
-
-
-async def _read(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise BadRequest(f"the request has more than {MAX_BODY_BYTES} bytes")
-        if not message.get("more_body"):
-            return bytes(body)
 
 
 async def _refuse(send: Send, failure: Failed, param: str | None = None) -> None:

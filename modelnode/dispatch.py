@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from modelnode.core.retelling import Retelling
 from modelnode.group import Group
@@ -21,6 +22,11 @@ from planetserve.keys import NodeId
 from planetserve.messages import Delta, End, Failed, ReplyEvent
 
 MAX_ATTEMPTS = 3
+"""Nodes that may fail a request; of such as are full, which costs them little, some more."""
+MAX_REFUSALS = 4
+MAX_RUNNING = 2048
+MAX_HELD_BYTES = 64 << 20
+"""Of the bodies of requests under way. Beyond either bound a request is refused at once."""
 WORTH_ANOTHER_NODE = ("overloaded", "engine_failed", "node_lost", "not_serving")
 
 
@@ -31,6 +37,7 @@ class Dispatcher:
         self.server = server
         self._group = group
         self.running = 0
+        self._held_bytes = 0
 
     async def answer(
         self, body: bytes, prefer: NodeId | None = None, request: ChatRequest | None = None
@@ -38,7 +45,12 @@ class Dispatcher:
         """The events of one reply: deltas, then exactly one `End` or `Failed`. Closing the
         generator cancels the request wherever it runs. `request` is `body`, for who has read it
         already."""
+        if self.running >= MAX_RUNNING or self._held_bytes + len(body) > MAX_HELD_BYTES:
+            REQUESTS.labels("overloaded").inc()
+            yield Failed("overloaded", "this node has too many requests under way", FULL_RETRY_S)
+            return
         self.running += 1
+        self._held_bytes += len(body)
         outcome = "cancelled"
         try:
             question = Question(body, self.server.check(body, request), prefer)
@@ -54,14 +66,14 @@ class Dispatcher:
             yield Failed(error.code, str(error))
         finally:
             self.running -= 1
+            self._held_bytes -= len(body)
             REQUESTS.labels(outcome).inc()
 
     async def _answer(self, question: Question) -> AsyncGenerator[ReplyEvent, None]:
-        failure = Failed("not_serving", "no node of the group can serve this request now", 1)
-        interrupted: Failed | None = None
         told = Retelling()
+        failures = _Failures()
         tried: set[NodeId] = set()
-        while len(tried) < MAX_ATTEMPTS:
+        while failures.allow_another(told.begun, question.greedy):
             node = self._group.choose(question.prefer, tried)
             if node is None:
                 break
@@ -80,12 +92,50 @@ class Dispatcher:
                         yield passed
             if failed is None:
                 return
-            failure = failed
-            if told.begun:
-                interrupted = interrupted or failed
-            if failed.code not in WORTH_ANOTHER_NODE or (told.begun and not question.greedy):
-                break
-        yield interrupted or failure
+            failures.add(failed, told.begun)
+        yield failures.verdict()
+
+
+class _Failures:
+    """What one request's attempts came to."""
+
+    def __init__(self) -> None:
+        self._last: Failed | None = None
+        self._interrupted: Failed | None = None
+        self._refused: list[Failed] = []
+        self._attempts = 0
+
+    def add(self, failed: Failed, begun: bool) -> None:
+        """`begun`: the client has text."""
+        self._last = failed
+        if begun:
+            self._interrupted = self._interrupted or failed
+        if failed.code == "overloaded":
+            self._refused.append(failed)
+        else:
+            self._attempts += 1
+
+    def allow_another(self, begun: bool, greedy: bool) -> bool:
+        if self._last is None:
+            return True
+        return (
+            self._last.code in WORTH_ANOTHER_NODE
+            and (greedy or not begun)
+            and self._attempts < MAX_ATTEMPTS
+            and len(self._refused) < MAX_REFUSALS
+        )
+
+    def verdict(self) -> Failed:
+        """The one error that the client sees: what broke off its text; else that the group is
+        full, and when the first of the nodes asked expects room; else what came last."""
+        if self._interrupted is not None:
+            return self._interrupted
+        if self._last is None:
+            return Failed("not_serving", "no node of the group can serve this request now", 1)
+        if self._refused and self._last.code in WORTH_ANOTHER_NODE:
+            waits_s = [failed.retry_after_s or FULL_RETRY_S for failed in self._refused]
+            return replace(self._refused[-1], retry_after_s=min(waits_s))
+        return self._last
 
 
 def _after(told: Retelling, event: ReplyEvent) -> ReplyEvent | None:
@@ -101,4 +151,5 @@ def _after(told: Retelling, event: ReplyEvent) -> ReplyEvent | None:
     return event
 
 
+FULL_RETRY_S = 1
 OTHER_TEXT = Failed("node_lost", "the node was lost, and no other one gives the same answer", 0)

@@ -13,6 +13,7 @@ from modelnode.group_file import FIXED_CHAIN_ID, GroupFile
 from modelnode.http import HttpServer, create_application, loopback_address
 from modelnode.lifetime import EngineLoader, drain, engine_health, first
 from modelnode.serving import Server
+from overlay.links import allow_descriptors
 from planetserve.keys import Identity
 from planetserve.logs import get_logger
 
@@ -34,6 +35,7 @@ class FixedNode:
         """Load and serve until `stop` is set; then finish what runs. Raises `ConfigurationError`
         when an address cannot be bound or the engine cannot be loaded."""
         loopback_address(self._http)
+        allow_descriptors()
         name = self._member.name
         async with AsyncExitStack() as stack:
             engine = await first(load_engine(), stop)

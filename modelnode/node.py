@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from modelnode.dispatch import Dispatcher
 from modelnode.engines.protocol import Engine
 from modelnode.group import Group
 from modelnode.http import HttpServer, create_application, loopback_address
+from modelnode.incoming import answer
 from modelnode.lifetime import (
     EngineLoader,
     cancel,
@@ -23,12 +24,11 @@ from modelnode.lifetime import (
 from modelnode.serving import Server
 from overlay.directory import Directory
 from overlay.server import IncomingRequest, OverlayServer
-from planetserve.errors import PlanetServeError, RemoteProtocolError
+from planetserve.errors import PlanetServeError
 from planetserve.evidence import Terms
 from planetserve.keys import Identity
 from planetserve.ledger import LedgerClient
 from planetserve.logs import get_logger
-from planetserve.messages import Accepted, Failed, decode_payload, encode_event
 from planetserve.network import Network
 from planetserve.registration import announce
 from planetserve.statekeys import model_key
@@ -151,17 +151,7 @@ class ModelNode:
     async def handle(self, incoming: IncomingRequest) -> None:
         """Answer one request from the overlay. Raises `ReplyGone` when its client left."""
         assert self._dispatcher is not None
-        try:
-            payload = decode_payload(incoming.payload)
-        except RemoteProtocolError as error:
-            await incoming.write(encode_event(Failed("bad_request", str(error))))
-            await incoming.finish()
-            return
-        await incoming.write(encode_event(Accepted(self._identity.id)))
-        async with aclosing(self._dispatcher.answer(payload.body, payload.prefer)) as events:
-            async for event in events:
-                await incoming.write(encode_event(event))
-        await incoming.finish()
+        await answer(self._dispatcher, incoming)
 
     def health(self) -> dict[str, Any]:
         """Healthy: the engine runs, the node is registered and a verifier endorsed it."""

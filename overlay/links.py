@@ -118,7 +118,7 @@ class Links:
         """Accept whoever speaks CURVE to our transport key; port 0 takes a free one. Returns the
         port. The process may open as many files as the system lets it from then on: a dialled
         link takes four. Raises `ConfigurationError`."""
-        _allow_descriptors()
+        allow_descriptors()
         self._door = Door(
             self._context,
             host_port,
@@ -261,7 +261,8 @@ class Links:
             self._door.look_at_intake(LOOKED_AT_A_TICK, now_s)
 
 
-def _allow_descriptors() -> None:
+def allow_descriptors() -> None:
+    """Let this process open as many connections as the system allows it, up to a bound."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:

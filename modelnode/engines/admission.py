@@ -57,7 +57,7 @@ class Admission:
     def leave(self) -> None:
         self._count()
         self._held_s *= 1 - RECENT_SHARE
-        self._ended = self._ended * (1 - RECENT_SHARE) + 1
+        self._ended = (self._ended + 1) * (1 - RECENT_SHARE)
         self.running -= 1
         self._slots.release()
 
