@@ -1,4 +1,4 @@
-"""Writes docs/states.md from the transition tables in the docstrings of overlay/core.
+"""Writes docs/states.md from the transition tables in the docstrings of the cores.
 
 .venv/bin/python -m tools.state_machines
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CORE = ROOT / "overlay" / "core"
+CORES = (ROOT / "overlay" / "core", ROOT / "modelnode" / "core")
 PAGE = ROOT / "docs" / "states.md"
 HEAD = """\
-# State machines of the overlay
+# State machines of the overlay and of a model's group
 
 Each is values in, values out: no socket, clock or randomness. The tables stand in the docstrings \
 of the modules, which hold them beside the code that they are of, and are copied here by \
@@ -52,7 +52,8 @@ class Machine:
 
 def machines() -> list[Machine]:
     """Those of all modules that have a table with the columns "event" and "next"."""
-    return [found for path in sorted(CORE.glob("*.py")) if (found := machine(path)) is not None]
+    paths = [path for core in CORES for path in sorted(core.glob("*.py"))]
+    return [found for path in paths if (found := machine(path)) is not None]
 
 
 def machine(path: Path) -> Machine | None:

@@ -71,8 +71,8 @@ def routes_of(*nodes: Node) -> RouteSet:
     return RouteSet(1, b"", tuple(node.record for node in nodes))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+async def until(condition: Callable[[], bool], within_s: float = 10) -> None:
+    async with asyncio.timeout(within_s):
         while True:
             if condition():
                 return
