@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from planetserve import cli
-from planetserve.errors import NetworkNotFound
+from planetserve.errors import NetworkNotFound, UsageError
 
 app = typer.Typer(
     help="Run a whole PlanetServe network on this machine: validators, relays, model nodes.",
@@ -25,12 +26,20 @@ Name = Annotated[str, typer.Argument(help="A process as `status` names it, such 
 DEFAULT_FOLDER = Path(".localnet")
 
 
+class Engine(StrEnum):
+    llamacpp = "llamacpp"
+    vllm = "vllm"
+
+
 @app.command()
 def up(
     folder: Folder = DEFAULT_FOLDER,
     detach: Annotated[bool, typer.Option(help="Return when it is ready; it runs on.")] = False,
     topology: Annotated[
         Path | None, typer.Option(help="A topology of your own, in TOML.", metavar="FILE")
+    ] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="With vllm, a smaller network, one model node on vLLM.")
     ] = None,
     base_port: Annotated[
         int | None, typer.Option(min=1024, max=65535, help="First of the ports it takes.")
@@ -41,7 +50,10 @@ def up(
     """Start the network, wait until it is ready and run it until Ctrl-C or `down`."""
     from localnet import commands
 
-    options = commands.UpOptions(folder.absolute(), topology, base_port, keep, as_json)
+    if topology is not None and engine is not None:
+        raise UsageError("--engine chooses a topology, so it does not go with --topology")
+    chosen = (engine or Engine.llamacpp).value
+    options = commands.UpOptions(folder.absolute(), topology, base_port, keep, as_json, chosen)
     if detach:
         raise typer.Exit(commands.up_detached(options))
     stop_signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

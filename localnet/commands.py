@@ -26,7 +26,8 @@ from localnet.processes import (
 )
 from localnet.state import READY, State, StateFile
 from localnet.supervisor import GRACE_S, Supervisor
-from localnet.topology import load_topology
+from localnet.topology import LLAMACPP, load_topology
+from modelnode.engines.vllm_place import vllm_model_path
 from planetserve.errors import NetworkNotFound, PlanetServeError, UsageError
 
 START_TIMEOUT_S = 15.0
@@ -35,18 +36,20 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """`topology` None is the default one, `base_port` None the topology's."""
+    """`topology` None is the packaged one of `engine`, `base_port` None the topology's."""
 
     folder: Path
     topology: Path | None
     base_port: int | None
     keep: bool
     as_json: bool
+    engine: str = LLAMACPP
 
     def arguments(self) -> list[str]:
         """The command line that means the same, in the foreground."""
         line = ["up", "--dir", str(self.folder)]
         line += ["--topology", str(self.topology)] if self.topology else []
+        line += ["--engine", self.engine] if self.topology is None else []
         line += ["--base-port", str(self.base_port)] if self.base_port else []
         line += ["--keep"] if self.keep else []
         return line + (["--json"] if self.as_json else [])
@@ -54,14 +57,16 @@ class UpOptions:
 
 def up(options: UpOptions, stop_signals: Iterable[int]) -> None:
     """Run a network in the foreground. Raises `UsageError` when one runs in the folder already,
-    `ConfigurationError` for a wrong topology or a port in use, `StartFailed`."""
+    `ConfigurationError` for a wrong topology, a port in use or no vLLM where it is needed,
+    `StartFailed`."""
     require_proc()
     started_s = time.monotonic()
-    topology = load_topology(options.topology)
+    topology = load_topology(options.topology, options.engine)
     if options.base_port is not None:
         topology = replace(topology, base_port=options.base_port)
     layout = Layout(options.folder)
-    plan = make_plan(topology, layout, Path(sys.executable).parent)
+    vllm_model = vllm_model_path() if topology.needs_vllm else None
+    plan = make_plan(topology, layout, Path(sys.executable).parent, vllm_model)
     state_file = StateFile(layout.folder)
     with state_file.held(), display.Progress() as progress:
         _end_orphans(state_file)

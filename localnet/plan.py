@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localnet.topology import ModelNode, Topology
+from localnet.topology import VLLM, ModelNode, Topology
 from planetserve.errors import ConfigurationError
 from planetserve.network import Network
 
@@ -29,6 +29,11 @@ ENVIRONMENT: Mapping[str, str] = {
     "TQDM_DISABLE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+VLLM_ENVIRONMENT: Mapping[str, str] = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1"}
+VLLM_OPTIONS = ("--dtype", "bfloat16", "--enforce-eager", "--block-size", "32")
+"""For a small model on a few cores: little memory, no minutes of compiling, and blocks so small
+that a question's prompt fills some."""
 
 TEN_YEARS_S = 10 * 365 * 24 * 3600
 
@@ -113,8 +118,11 @@ class Plan:
         )
 
 
-def make_plan(topology: Topology, layout: Layout, commands: Path) -> Plan:
-    """`commands` is the folder of the `ps-*` commands.
+def make_plan(
+    topology: Topology, layout: Layout, commands: Path, vllm_model: Path | None = None
+) -> Plan:
+    """`commands` is the folder of the `ps-*` commands, `vllm_model` the model as vLLM loads it,
+    which only a topology that needs vLLM needs.
 
     Raises `ConfigurationError` when the topology needs ports that do not exist.
     """
@@ -122,16 +130,23 @@ def make_plan(topology: Topology, layout: Layout, commands: Path) -> Plan:
     processes: list[ProcessPlan] = []
 
     def add(
-        name: str, role: str, command: str, options: list[str], listens: dict[str, str]
+        name: str,
+        role: str,
+        command: str,
+        options: list[str],
+        listens: dict[str, str],
+        environment: Mapping[str, str] = ENVIRONMENT,
+        passed_on: Sequence[str] = (),
     ) -> None:
         """`listens` maps what is listened for to the option that tells the address, which is
-        empty where a file tells it."""
+        empty where a file tells it; `passed_on` stands behind `--`."""
         addresses = {purpose: f"{HOST}:{next(numbers)}" for purpose in listens}
         argv = [str(commands / command), "run", *options]
         for purpose, option in listens.items():
             if option:
                 argv += [option, addresses[purpose]]
-        processes.append(ProcessPlan(name, role, tuple(argv), addresses, ENVIRONMENT))
+        argv += ["--", *passed_on] if passed_on else []
+        processes.append(ProcessPlan(name, role, tuple(argv), addresses, environment))
 
     for number in range(1, topology.validators + 1):
         name = f"validator-{number}"
@@ -149,7 +164,11 @@ def make_plan(topology: Topology, layout: Layout, commands: Path) -> Plan:
     for node in topology.model_nodes:
         options = [*network, *_model_options(topology, node, layout)]
         listens = {"overlay": "--overlay", "group": "--group", "http": "--http"}
-        add(node.name, MODEL, "ps-model", options, listens)
+        if node.engine == VLLM:
+            options += ["--model-path", str(vllm_model)]
+            add(node.name, MODEL, "ps-model", options, listens, VLLM_ENVIRONMENT, VLLM_OPTIONS)
+        else:
+            add(node.name, MODEL, "ps-model", options, listens)
 
     last = next(numbers) - 1
     if last > 65535:
@@ -163,5 +182,9 @@ def make_plan(topology: Topology, layout: Layout, commands: Path) -> Plan:
 
 def _model_options(topology: Topology, node: ModelNode, layout: Layout) -> list[str]:
     options = ["--key", str(layout.key(node.name)), "--name", node.name]
-    options += ["--engine", "llamacpp", "--model", topology.model, "--threads", "1"]
+    options += ["--engine", node.engine, "--model", topology.model]
+    if node.engine == VLLM:
+        options += ["--vllm-log", str(layout.log(f"{node.name}-vllm")), "--parallel", "4"]
+    else:
+        options += ["--threads", "1"]
     return options if node.cheat is None else [*options, "--cheat", node.cheat]

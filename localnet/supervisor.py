@@ -30,6 +30,7 @@ from planetserve.network import load_network
 
 TICK_S = 0.5
 READY_TIMEOUT_S = 180.0
+VLLM_READY_TIMEOUT_S = 600.0
 GRACE_S = 15.0
 RESTART_PAUSE_S = 2.0
 TAIL_LINES = 12
@@ -99,6 +100,10 @@ class Supervisor:
             if self._phase != FAILED:
                 self._end(STOPPED, "stopped")
 
+    @property
+    def _ready_timeout_s(self) -> float:
+        return VLLM_READY_TIMEOUT_S if self._plan.topology.needs_vllm else READY_TIMEOUT_S
+
     async def _bring_up(self, stop: asyncio.Event) -> None:
         started_s = time.monotonic()
         self._file.take_requests()
@@ -125,7 +130,7 @@ class Supervisor:
                     ledger, topology.relays, len(topology.model_nodes)
                 ):
                     return
-                if time.monotonic() - started_s > READY_TIMEOUT_S:
+                if time.monotonic() - started_s > self._ready_timeout_s:
                     raise StartFailed(await self._why_not_ready(reader))
                 await _pause(stop)
 
@@ -184,7 +189,7 @@ class Supervisor:
         ]
         if not lines:
             lines = ["  the ledger has not admitted every relay and model node"]
-        return f"not ready after {READY_TIMEOUT_S:.0f} s:\n" + "\n".join(lines)
+        return f"not ready after {self._ready_timeout_s:.0f} s:\n" + "\n".join(lines)
 
     def _tell(self, elapsed_s: float) -> None:
         healthy = Counter(c.plan.role for c in self._children.values() if c.healthy)

@@ -14,6 +14,14 @@ from planetserve.errors import ConfigurationError
 CHEATS = ("tamper", "truncate", "random", "swap")
 """What `ps-model --cheat` knows."""
 
+LLAMACPP = "llamacpp"
+VLLM = "vllm"
+ENGINES = (LLAMACPP, VLLM)
+"""What a local network's model nodes run, of what `ps-model --engine` knows."""
+
+PACKAGED = {LLAMACPP: "default.toml", VLLM: "vllm.toml"}
+"""The topologies that this package ships, by the engine that they show."""
+
 MAX_PROCESSES = 200
 """Of one role: more would not run on one machine."""
 
@@ -32,15 +40,16 @@ _TOP = {
 _OPTIONAL = {"restart": False, "allow_cheats": False, "parameters": {}, "model_nodes": []}
 _VALIDATORS = {"count": int, "power": int, "probers": int}
 _RELAYS = {"count": int}
-_MODEL_NODE = {"name": str, "cheat": str}
+_MODEL_NODE = {"name": str, "engine": str, "cheat": str}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelNode:
-    """`cheat` is a word of `CHEATS`, None for an honest node."""
+    """`engine` is a word of `ENGINES`, `cheat` one of `CHEATS`, None for an honest node."""
 
     name: str
     cheat: str | None = None
+    engine: str = LLAMACPP
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +69,18 @@ class Topology:
     relays: int
     model_nodes: tuple[ModelNode, ...]
 
+    @property
+    def needs_vllm(self) -> bool:
+        return any(node.engine == VLLM for node in self.model_nodes)
 
-def load_topology(path: Path | None = None) -> Topology:
-    """Read the file at `path`, or the default that this package ships. Raises
-    `ConfigurationError` saying where the file is wrong."""
+
+def load_topology(path: Path | None = None, engine: str = LLAMACPP) -> Topology:
+    """Read the file at `path`, or that of `PACKAGED` for `engine`. Raises `ConfigurationError`
+    saying where the file is wrong."""
     try:
         if path is None:
-            name = "the default topology"
-            text = files("localnet").joinpath("default.toml").read_text()
+            name = f"the topology {PACKAGED[engine]}"
+            text = files("localnet").joinpath(PACKAGED[engine]).read_text()
         else:
             name = str(path)
             text = path.read_text()
@@ -124,15 +137,17 @@ def parse_topology(content: Mapping[str, Any]) -> Topology:
 def _model_node(entry: Any, place: str) -> ModelNode:
     if not isinstance(entry, dict):
         raise ConfigurationError(f"{place} must be a table")
-    fields = _checked(entry, _MODEL_NODE, f"{place}.", {"cheat": None})
-    name, cheat = fields["name"], fields["cheat"]
+    fields = _checked(entry, _MODEL_NODE, f"{place}.", {"cheat": None, "engine": LLAMACPP})
+    name, cheat, engine = fields["name"], fields["cheat"], fields["engine"]
     if not name or not all(character.isalnum() or character in "-_" for character in name):
         raise ConfigurationError(f"{place}.name must be made of letters, digits, - and _")
     if name.startswith(("validator-", "prober-", "relay-")):
         raise ConfigurationError(f"{place}.name looks like another role's: {name}")
     if cheat is not None and cheat not in CHEATS:
         raise ConfigurationError(f"{place}.cheat must be one of {', '.join(CHEATS)}")
-    return ModelNode(name, cheat)
+    if engine not in ENGINES:
+        raise ConfigurationError(f"{place}.engine must be one of {', '.join(ENGINES)}")
+    return ModelNode(name, cheat, engine)
 
 
 def _checked(

@@ -62,7 +62,8 @@ def test_commands_and_options_exist(document: Path) -> None:
             for parameter in command.params
             for option in (*parameter.opts, *parameter.secondary_opts)
         } | {"--help"}
-        named = [word.partition("=")[0] for word in words[2:] if word.startswith("--")]
+        own = words[2 : words.index("--")] if "--" in words else words[2:]  # the rest is passed on
+        named = [word.partition("=")[0] for word in own if word.startswith("--")]
         assert set(named) <= known, words
 
 

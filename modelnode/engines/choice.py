@@ -11,7 +11,8 @@ from modelnode.engines.llamacpp import LlamaCppSettings, load_llamacpp
 from modelnode.engines.openai_http import attach_openai
 from modelnode.engines.protocol import Engine
 from modelnode.engines.vllm import attach_vllm, start_vllm
-from modelnode.engines.vllm_process import VllmSettings, check_options, find_python
+from modelnode.engines.vllm_place import find_python
+from modelnode.engines.vllm_process import VllmSettings, check_options
 from planetserve.errors import UsageError
 
 

@@ -7,7 +7,6 @@ environment, where other users do not see it.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import signal
@@ -78,25 +77,6 @@ def check_options(options: Sequence[str]) -> None:
     for option in options:
         if option.partition("=")[0] in OURS:
             raise UsageError(f"{option.partition('=')[0]} of vLLM is set by ps-model itself")
-
-
-def find_python(named: Path | None) -> Path:
-    """The interpreter that has vLLM: `named`, else that of `.vllm` beside the virtual environment
-    or the sources, else ours. Raises `ConfigurationError` when none has."""
-    if named is not None:
-        if not os.access(named, os.X_OK):
-            raise ConfigurationError(f"--vllm-python {named} is no program")
-        return named.absolute()
-    for base in (Path(sys.prefix).parent, Path(__file__).resolve().parents[2]):
-        python = base / ".vllm" / "bin" / "python"
-        if python.exists():
-            return python
-    if importlib.util.find_spec("vllm") is not None:
-        return Path(sys.executable)
-    raise ConfigurationError(
-        "there is no vLLM here; run `make vllm` (for CPUs), or install the package vllm into an "
-        "environment of its own and name its interpreter with --vllm-python"
-    )
 
 
 def socket_in(folder: Path) -> Path:

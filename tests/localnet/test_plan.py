@@ -45,6 +45,20 @@ def test_only_the_cheat_is_told_to_cheat() -> None:
     assert cheats == {"model-1": False, "model-2": False, "model-3": False, "model-4": True}
 
 
+def test_a_node_on_vllm_is_told_its_model_and_passes_on_the_rest() -> None:
+    topology = load_topology(engine="vllm")
+    plan = make_plan(topology, Layout(FOLDER), Path("/bin"), Path("/models/small"))
+    on_vllm, other = plan.of_role(MODEL)
+    options, passed_on = on_vllm.argv[: on_vllm.argv.index("--")], on_vllm.argv[-5:]
+    assert options[options.index("--engine") + 1] == "vllm"
+    assert options[options.index("--model-path") + 1] == "/models/small"
+    assert options[options.index("--vllm-log") + 1] == "/net/logs/model-1-vllm.log"
+    assert passed_on == ("--dtype", "bfloat16", "--enforce-eager", "--block-size", "32")
+    assert "--" not in other.argv
+    assert "VLLM_CPU_KVCACHE_SPACE" in on_vllm.environment
+    assert "VLLM_CPU_KVCACHE_SPACE" not in other.environment
+
+
 def test_probers_of_the_other_validators_keep_their_keys_free() -> None:
     plan = plan_at()
     assert plan.idle_probers == ("prober-4",)

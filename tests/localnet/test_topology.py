@@ -19,6 +19,13 @@ def test_the_default_is_four_validators_three_probers_twelve_relays_and_one_chea
     assert topology.parameters["epoch_blocks"] == 30
 
 
+def test_one_node_of_the_network_for_vllm_runs_it() -> None:
+    topology = load_topology(engine="vllm")
+    assert topology.needs_vllm
+    assert [node.engine for node in topology.model_nodes] == ["vllm", "llamacpp"]
+    assert not load_topology().needs_vllm
+
+
 def test_no_name_tells_the_cheat_from_the_others() -> None:
     names = [node.name for node in load_topology().model_nodes]
     assert names == [f"model-{number}" for number in range(1, 5)]
@@ -51,6 +58,7 @@ def test_what_is_left_out_is_honest_and_fixed() -> None:
         ({"model_nodes": [{"name": "a/b"}]}, r"model_nodes\[0\].name must be made of"),
         ({"model_nodes": [{"name": "relay-1"}]}, "looks like another role's"),
         ({"model_nodes": [{"name": "a", "cheat": "lie"}]}, "cheat must be one of tamper"),
+        ({"model_nodes": [{"name": "a", "engine": "x"}]}, "engine must be one of llamacpp, vllm"),
         ({"model_nodes": ["a"]}, r"model_nodes\[0\] must be a table"),
         ({"allow_cheats": False}, "allow_cheats is false"),
     ],

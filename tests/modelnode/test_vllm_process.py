@@ -14,10 +14,10 @@ from modelnode.engines import vllm_process
 from modelnode.engines.private_folder import PREFIX
 from modelnode.engines.protocol import Piece
 from modelnode.engines.vllm import VllmEngine, start_vllm
+from modelnode.engines.vllm_place import find_python
 from modelnode.engines.vllm_process import (
     VllmSettings,
     check_options,
-    find_python,
     next_pause_s,
     open_log,
 )
