@@ -158,6 +158,9 @@ class GroupServer:
                 self._handle(frames)
             except RemoteProtocolError:
                 GROUP_DROPPED.labels("malformed").inc()
+            except Exception:
+                # One message must not make us deaf to all others.
+                log.exception("group_message_failed")
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
         if len(frames) != 2:

@@ -12,6 +12,7 @@ from modelnode.group_messages import MAX_AGE_MS, Ask, Load, Ping, Pong, Vouch
 from modelnode.links import Links
 from modelnode.metrics import PEERS
 from planetserve.keys import NodeId
+from planetserve.logs import get_logger
 
 TICK_S = 0.1
 LOAD_INTERVAL_S = 0.05
@@ -19,6 +20,8 @@ LOAD_INTERVAL_S = 0.05
 each."""
 LOAD_INTERVAL_A_PEER_S = 0.001
 LOAD_REPEAT_S = 1.0
+
+log = get_logger()
 
 
 class Pulse:
@@ -91,14 +94,20 @@ class Pulse:
 
     async def _tick(self) -> None:
         while True:
-            now_s = asyncio.get_running_loop().time()
-            self._perform(self.liveness.tick(now_s))
-            self._beat(now_s)
-            self.load_changed()
-            alive = sum(self.liveness.alive(node) for node in self._links.nodes())
-            PEERS.labels("alive").set(alive)
-            PEERS.labels("silent").set(len(self._links.nodes()) - alive)
+            try:
+                self._once(asyncio.get_running_loop().time())
+            except Exception:
+                # Without its pulse a node would be dead to all others, whatever one of them did.
+                log.exception("group_pulse_failed")
             await asyncio.sleep(TICK_S)
+
+    def _once(self, now_s: float) -> None:
+        self._perform(self.liveness.tick(now_s))
+        self._beat(now_s)
+        self.load_changed()
+        alive = sum(self.liveness.alive(node) for node in self._links.nodes())
+        PEERS.labels("alive").set(alive)
+        PEERS.labels("silent").set(len(self._links.nodes()) - alive)
 
     def _perform(self, effects: list[liveness.Effect]) -> None:
         for effect in effects:

@@ -23,7 +23,8 @@ any      the connection broke                             DEAD
 any      pong of a later incarnation                      ALIVE    Restarted, if not the first
 any      pong or word of an earlier incarnation           the same
 
-An incarnation is a number that a node's process takes at its start, larger than the last one's.
+Time in which we ourselves were held up, so that no tick came, is nobody's silence. An incarnation
+is a number that a node's process takes at its start, larger than the last one's.
 Source: Das, Gupta, Motivala, "SWIM", DSN 2002.
 """
 
@@ -39,9 +40,11 @@ from planetserve.keys import NodeId
 PING_INTERVAL_S = 0.5
 REDIAL_INTERVAL_S = 1.0
 """Of pings to nodes that do not answer: each is an attempt to connect."""
-SUSPECT_AFTER_S = 1.2
+SUSPECT_AFTER_S = 1.5
 DEAD_AFTER_S = 2.5
 GIVE_UP_AFTER_S = 15.0
+OWN_STALL_S = 0.4
+"""Between two ticks; beyond it we were held up."""
 HELPERS = 3
 MAX_OUTSTANDING = 8
 """Pings whose answers are still of interest."""
@@ -105,6 +108,7 @@ class Liveness:
     def __init__(self) -> None:
         self._peers: dict[NodeId, _Peer] = {}
         self._numbers = 0
+        self._ticked_s: float | None = None
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
         """The other nodes of the group; what is known of those that stay is kept."""
@@ -134,6 +138,7 @@ class Liveness:
     def tick(self, now_s: float) -> list[Effect]:
         """Call it several times a `PING_INTERVAL_S`."""
         effects: list[Effect] = []
+        self._excuse(now_s)
         for node, peer in self._peers.items():
             answers = peer.state in (State.ALIVE, State.SUSPECT)
             interval_s = PING_INTERVAL_S if answers else REDIAL_INTERVAL_S
@@ -181,6 +186,14 @@ class Liveness:
             peer.outstanding.clear()
             if peer.state is not State.UNHEARD:
                 peer.state = State.DEAD
+
+    def _excuse(self, now_s: float) -> None:
+        held_up_s = 0.0 if self._ticked_s is None else now_s - self._ticked_s - OWN_STALL_S
+        self._ticked_s = now_s
+        if held_up_s > 0:
+            for peer in self._peers.values():
+                peer.heard_s += held_up_s
+                peer.vouched_s += held_up_s
 
     def _ping(self, node: NodeId, peer: _Peer, now_s: float) -> Ping:
         self._numbers += 1

@@ -142,6 +142,18 @@ def test_a_restart_is_seen_once_and_old_words_count_no_more() -> None:
     assert world.nodes[0].state(node(1)) is State.DEAD
 
 
+def test_who_was_held_up_itself_suspects_nobody() -> None:
+    world = World(3)
+    world.run(2)
+    world.now_s += 60
+    world.dead.add(1)
+    world.run(2 * TICK_S)
+    assert world.nodes[0].alive(node(1))
+    world.run(NEW_REQUESTS_STOP_S)
+    assert not world.nodes[0].alive(node(1))
+    assert world.nodes[0].alive(node(2))
+
+
 def test_only_answers_to_open_pings_count() -> None:
     liveness = Liveness()
     liveness.set_members([node(1)])
