@@ -118,6 +118,16 @@ async def test_a_slow_reader_holds_up_itself_alone() -> None:
         await until(lambda: engine.ended == 2)
 
 
+async def test_a_reader_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions, "READER_STALL_S", 0.2)
+    engine = ScriptedEngine(["x" * 1000] * 100_000)
+    async with group_of(engine) as (node,), http_of(node) as port:
+        _, writer = await send(port, STREAMED)
+        await until(lambda: engine.ended == 1)
+        assert not node.dispatcher.running
+        writer.transport.abort()
+
+
 @pytest.mark.parametrize("body", [STREAMED, BODY])
 async def test_a_client_that_leaves_stops_the_serving_node_within_a_token(body: bytes) -> None:
     serving = ScriptedEngine(["a ", "b ", "c "], gated_at=1)
