@@ -73,8 +73,9 @@ class Dispatcher:
         told = Retelling()
         failures = _Failures()
         tried: set[NodeId] = set()
+        route = self._group.router.route(question)
         while failures.allow_another(told.begun, question.greedy):
-            node = self._group.choose(question.prefer, tried)
+            node = self._group.choose(route, tried)
             if node is None:
                 break
             if tried:
@@ -82,7 +83,7 @@ class Dispatcher:
             tried.add(node)
             told.begin()
             failed: Failed | None = None
-            async with aclosing(self._group.ask(node, question)) as events:
+            async with aclosing(self._group.ask(route, question)) as events:
                 async for event in events:
                     passed = _after(told, event)
                     if isinstance(passed, Failed):

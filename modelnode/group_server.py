@@ -22,10 +22,12 @@ from modelnode.group_messages import (
     Event,
     Gone,
     GroupMessage,
+    Held,
     Load,
     Ping,
     Pong,
     Request,
+    Resend,
     Vouch,
     decode_message,
     encode_message,
@@ -84,8 +86,8 @@ class GroupServer:
     """Serves peers at `bind` (HOST:PORT) between `start` and `close`.
 
     `node_of` gives the node of a CURVE key, None for one that may not ask; `reported` gets each
-    peer's load, `vouch` says what we know of a node that a peer asks for, and `changed` is called
-    when `active` is not what it was.
+    peer's load and `heard` what it says of its cache, `vouch` says what we know of a node that a
+    peer asks for, and `changed` is called when `active` is not what it was.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class GroupServer:
         reported: Callable[[NodeId, Report], None],
         vouch: Callable[[NodeId], Vouch | None],
         changed: Callable[[], None],
+        heard: Callable[[NodeId, Held | Resend], None],
         incarnation: int,
     ) -> None:
         self._identity = identity
@@ -106,6 +109,7 @@ class GroupServer:
         self._reported = reported
         self._vouch = vouch
         self._changed = changed
+        self._heard = heard
         self._incarnation = incarnation
         self.active = 0
         """Requests of peers that are being answered."""
@@ -183,6 +187,8 @@ class GroupServer:
                     session.replies[identifier][0].cancel()
             case Load(report):
                 self._reported(node, report)
+            case Held() | Resend():
+                self._heard(node, message)
             case Ping(number):
                 self._send(session, Pong(number, self._incarnation))
             case Ask(about):

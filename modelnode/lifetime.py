@@ -57,7 +57,7 @@ async def drain(
     dispatcher.server.accepting = False
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + DRAIN_S
-    while dispatcher.running or others() or group.load().running:
+    while dispatcher.running or others() or group.running:
         if loop.time() > deadline_s:
             log.warning("requests_cut_short", count=dispatcher.running)
             return
@@ -79,6 +79,6 @@ def engine_health(dispatcher: Dispatcher, group: Group) -> dict[str, Any]:
         "prefill_us_per_token": stats.prefill_us_per_token,
         "decode_ms_per_token": stats.decode_ms_per_token,
         "served": dispatcher.server.served,
-        "group": len(group.balancer.members()),
-        "usable": sum(group.usable(node) for node in group.balancer.members()),
+        "group": len(group.router.members),
+        "usable": sum(group.usable(node) for node in group.router.members.ordered),
     }

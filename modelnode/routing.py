@@ -17,7 +17,7 @@ from modelnode.core.holdings import Holdings
 from modelnode.core.hr_tree import HRTree
 from modelnode.core.load import Member, Members, Report
 from modelnode.question import Question
-from planetserve.chat import Message
+from planetserve.chat import ChatRequest, Message
 from planetserve.keys import NodeId
 from planetserve.messages import Usage
 
@@ -30,12 +30,23 @@ RATIO_SHARE = 0.02
 
 
 @dataclass(slots=True)
-class Route:
-    """A request on its way: its prompt's chain, what was chosen for it and why."""
+class Prompt:
+    """A prompt, later with its reply, as chunks; `tokens` are an estimate of the prompt's."""
 
     chain: Chain
+    tokens: int
+
+    def answered(self, text: str) -> None:
+        """The reply is in the cache too, as the next turn will begin."""
+        self.chain.extend(render([Message("assistant", text)]))
+
+
+@dataclass(slots=True)
+class Route:
+    """A request on its way: its prompt, what was chosen for it and why."""
+
+    prompt: Prompt
     path: Path
-    prompt_tokens: int
     max_tokens: int
     prefer: NodeId | None
     choice: Choice | None = None
@@ -75,8 +86,8 @@ class _Indices:
 
 
 class Router:
-    """`own` is this node; `told` is called with each prefix that we sent somewhere, for the peers.
-    `now_s` is a monotonic clock, `draw(n)` a random integer below n."""
+    """`own` is this node. `now_s` is a monotonic clock, `draw(n)` a random integer below n, and
+    `usable` says whether a node may be given new requests."""
 
     def __init__(
         self,
@@ -86,14 +97,12 @@ class Router:
         now_s: Callable[[], float],
         draw: Callable[[int], int],
         usable: Callable[[NodeId], bool] = lambda node: True,
-        told: Callable[[NodeId, Path], None] = lambda node, path: None,
     ) -> None:
-        self._own = own
+        self.own = own
         self._tree = tree
         self._now_s = now_s
         self._draw = draw
         self._usable = usable
-        self._told = told
         self._indices = _Indices()
         self._bytes_a_token = BYTES_A_TOKEN
         self.scheme = scheme
@@ -104,7 +113,7 @@ class Router:
 
     def set_members(self, nodes: Collection[NodeId]) -> None:
         """The trusted nodes of our model. Who left is forgotten: its cache may be another's."""
-        for node in set(self._indices.numbers) - set(nodes) - {self._own}:
+        for node in set(self._indices.numbers) - set(nodes) - {self.own}:
             number = self._indices.of(node)
             self._tree.drop_owner(number)
             self._tree.drop_teller(number)
@@ -138,23 +147,34 @@ class Router:
         if limit is not None and self._tree.owned_chunks(owner) > limit:
             self._tree.truncate(owner, limit)
 
-    def route(self, question: Question, token_ids: bytes | None = None) -> Route:
-        """Begin with a request; `token_ids` are its prompt's, rendered, where the scheme needs
-        them."""
-        rendered = render(question.request.messages) if token_ids is None else token_ids
+    def prompt(self, request: ChatRequest) -> Prompt:
+        rendered = render(request.messages)
         chain = Chain(self.scheme)
         chain.extend(rendered)
-        tokens = max(int(len(rendered) / self._bytes_a_unit), 1)
-        return Route(chain, chain.path, tokens, question.request.max_tokens, question.prefer)
+        return Prompt(chain, max(int(len(rendered) / self._bytes_a_token), 1))
+
+    def cached_here(self, prompt: Prompt) -> int:
+        """Tokens of a prompt that this node's engine is believed to hold."""
+        chunks = self._tree.match(prompt.chain.path).get(self._indices.of(self.own), 0)
+        return min(int(chunks * self.scheme.chunk_bytes / self._bytes_a_token), prompt.tokens)
+
+    def hold(self, path: Path) -> None:
+        """This node's engine holds `path` from now on."""
+        self.learn(self.own, path, self.own)
+
+    def route(self, question: Question) -> Route:
+        """Begin with a request."""
+        prompt = self.prompt(question.request)
+        return Route(prompt, prompt.chain.path, question.request.max_tokens, question.prefer)
 
     def choose(self, route: Route, tried: Collection[NodeId]) -> Choice:
         """See `modelnode.core.choosing.choose`. What is chosen is registered at once, so that the
         next request with this prefix finds it."""
         matched = self._tree.match(route.path)
-        chunk_tokens = self.scheme.chunk_bytes / self._bytes_a_unit
+        chunk_tokens = self.scheme.chunk_bytes / self._bytes_a_token
         now_s = self._now_s()
         ask = Ask(
-            prompt_tokens=route.prompt_tokens,
+            prompt_tokens=route.prompt.tokens,
             max_tokens=route.max_tokens,
             key=route.path[: KEY_CHUNKS * FINGERPRINT_BYTES],
             cached_tokens={
@@ -165,12 +185,12 @@ class Router:
             excluded=tried,
         )
         choice = choose(
-            self.members, self.claims, ask, self._own, now_s, self._may_serve, self._draw
+            self.members, self.claims, ask, self.own, now_s, self._may_serve, self._draw
         )
         route.choice, route.chosen_s = choice, now_s
         self.choices.append(Explained(now_s, route, choice))
         if choice.node is not None:
-            self._register(choice.node, route.path)
+            self.learn(choice.node, route.path, self.own)
         return choice
 
     @contextmanager
@@ -179,7 +199,7 @@ class Router:
         choice = route.choice
         if choice is None or choice.node is None:
             raise ValueError("no node was chosen for the request")
-        tokens = choice.chosen.cost.uncached_tokens if choice.chosen else route.prompt_tokens
+        tokens = choice.chosen.cost.uncached_tokens if choice.chosen else route.prompt.tokens
         with self.members.assignment(choice.node, tokens):
             yield
 
@@ -203,28 +223,19 @@ class Router:
             self.claims.saw_cached(node, claimed, usage.cached_tokens)
             held = self._tree.owned_chunks(self._indices.of(node))
             self.holdings.saw(node, claimed, usage.cached_tokens, held)
-        if self.scheme.unit == "text":
-            self._learn_ratio(route, usage)
-            route.chain.extend(render([Message("assistant", text)]))
-            self._register(node, route.chain.path)
-
-    def _register(self, node: NodeId, path: Path) -> None:
-        self.learn(node, path, self._own)
-        self._told(node, path)
+        self._learn_ratio(route, usage)
+        route.prompt.answered(text)
+        self.learn(node, route.prompt.chain.path, self.own)
 
     def _knows(self, node: NodeId) -> bool:
-        return node == self._own or node in self.members
+        return node == self.own or node in self.members
 
     def _may_serve(self, node: NodeId, member: Member) -> bool:
-        return (member.report is not None or node == self._own) and self._usable(node)
-
-    @property
-    def _bytes_a_unit(self) -> float:
-        return 4.0 if self.scheme.unit == "tokens" else self._bytes_a_token
+        return (member.report is not None or node == self.own) and self._usable(node)
 
     def _learn_ratio(self, route: Route, usage: Usage) -> None:
         if usage.prompt_tokens > 0:
-            ratio = route.prompt_tokens * self._bytes_a_token / usage.prompt_tokens
+            ratio = route.prompt.tokens * self._bytes_a_token / usage.prompt_tokens
             self._bytes_a_token += RATIO_SHARE * (min(max(ratio, 1.0), 16.0) - self._bytes_a_token)
 
 
@@ -238,7 +249,7 @@ def _explain(item: Explained, now_s: float) -> dict[str, object]:
         "age_s": round(now_s - item.at_s, 3),
         "node": item.choice.node.hex() if item.choice.node else None,
         "why": item.choice.reason,
-        "prompt_tokens": item.route.prompt_tokens,
+        "prompt_tokens": item.route.prompt.tokens,
         "max_tokens": item.route.max_tokens,
         "candidates": [
             {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Protocol
 
 from modelnode.engines.protocol import CANCELLED, Engine, EngineStats, Overloaded
 from modelnode.metrics import FIRST_TEXT_S, SERVED, TOKENS
@@ -24,9 +25,27 @@ from planetserve.messages import (
     state_reply,
 )
 
-BYTES_A_TOKEN = 4
 MAX_TEXT_BYTES = MAX_REPLY_BYTES // 16
 """Leaves room for what JSON adds, so that every reply passes the client's own limit."""
+
+
+class Served(Protocol):
+    """What others keep of a request that the engine is given."""
+
+    uncached_tokens: int
+
+    def ended(self, text: str, usage: Usage) -> None:
+        """The whole reply was given."""
+        ...
+
+
+class Unwatched:
+    """Where nobody wants to know."""
+
+    uncached_tokens = 0
+
+    def ended(self, text: str, usage: Usage) -> None:
+        pass
 
 
 class Server:
@@ -40,7 +59,8 @@ class Server:
         self.accepting = True
         self.served = 0
         self.queued_tokens = 0
-        """Of prompts whose replies have not begun: an estimate from their bytes."""
+        """Of prompts whose replies have not begun, less what is believed to be cached."""
+        self.watch: Callable[[ChatRequest], Served] = lambda request: Unwatched()
         self.terms: Terms | None = None
         self._engine = engine
         self._chain_id = chain_id
@@ -63,15 +83,13 @@ class Server:
         generator cancels the request. `request` is `body`, where it was read already."""
         started_s = time.monotonic()
         outcome = "cancelled"
-        queued_tokens = len(body) // BYTES_A_TOKEN + 1
-        self.queued_tokens += queued_tokens
+        begun = False
         try:
             async with aclosing(self._serve(body, request)) as events:
                 async for event in events:
-                    if isinstance(event, Delta) and queued_tokens:
+                    if isinstance(event, Delta) and not begun:
                         FIRST_TEXT_S.observe(time.monotonic() - started_s)
-                        self.queued_tokens -= queued_tokens
-                        queued_tokens = 0
+                        begun = True
                     elif isinstance(event, Failed):
                         outcome = event.code
                     elif isinstance(event, End):
@@ -79,7 +97,6 @@ class Server:
                         self._count(event)
                     yield event
         finally:
-            self.queued_tokens -= queued_tokens
             SERVED.labels(outcome).inc()
 
     async def _serve(
@@ -94,13 +111,32 @@ class Server:
             yield Failed(error.code, str(error))
             return
         try:
-            async with aclosing(self._answer(request, body)) as events:
+            async with aclosing(self._watched(request, body)) as events:
                 async for event in events:
                     yield event
         except Overloaded as error:
             yield Failed(error.code, str(error), error.retry_after_s)
         except EngineError as error:
             yield Failed(error.code, str(error))
+
+    async def _watched(self, request: ChatRequest, body: bytes) -> AsyncGenerator[ReplyEvent, None]:
+        """Counts the prompt as queued until the reply begins, and tells when it is whole."""
+        served = self.watch(request)
+        queued_tokens = served.uncached_tokens
+        self.queued_tokens += queued_tokens
+        texts: list[str] = []
+        try:
+            async with aclosing(self._answer(request, body)) as events:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        self.queued_tokens -= queued_tokens
+                        queued_tokens = 0
+                        texts.append(event.text)
+                    elif isinstance(event, End):
+                        served.ended("".join(texts), event.usage)
+                    yield event
+        finally:
+            self.queued_tokens -= queued_tokens
 
     def _count(self, end: End) -> None:
         self.served += 1

@@ -71,10 +71,19 @@ def cost_of(
         slot_ms=_slot_ms(member),
         queued_ms=member.queued_ms(now_s),
         prefill_ms=uncached_tokens * prefill_us / 1_000,
-        decode_ms=min(max_tokens, REPLY_TOKENS) * decode_us / 1_000,
+        decode_ms=min(max_tokens, REPLY_TOKENS) * decode_us / 1_000 * (1 + _fullness(member)),
         surprise_ms=surprise_ms,
         uncached_tokens=uncached_tokens,
     )
+
+
+def _fullness(member: Member) -> float:
+    """The share of the slots that are taken. Replies that are decoded together slow each other:
+    with all slots taken each is counted to take twice as long."""
+    report = member.report
+    if report is None or not report.capacity:
+        return 0.0
+    return min(member.running() / report.capacity, 1.0)
 
 
 def _slot_ms(member: Member) -> float:

@@ -18,7 +18,7 @@ from overlay.server import IncomingRequest
 from planetserve.errors import EngineError
 from planetserve.messages import Accepted, End, Failed, ReplyParser, RequestPayload
 from tests.modelnode.scripted_engine import ScriptedEngine
-from tests.modelnode.test_group import BODY, Node, group_of, until
+from tests.modelnode.test_group import BODY, Node, group_of, in_order, until
 
 STREAMED = json.dumps(json.loads(BODY) | {"stream": True}).encode()
 
@@ -67,9 +67,9 @@ async def test_a_thousand_at_once_are_answered_or_refused_and_nothing_is_left() 
                 assert 1 <= int(headers["retry-after"]) <= MAX_RETRY_AFTER_S
         assert sum(engine.ended for engine in engines) == statuses[200]
         entry = nodes[0].dispatcher
-        await until(lambda: not entry.running and not nodes[1].group.load().running)
+        await until(lambda: not entry.running and not nodes[1].group.running)
         assert entry._held_bytes == 0
-        assert all(entry._group.balancer.assigned(node.identity.id) == 0 for node in nodes)
+        assert all(entry._group.router.members.assigned(node.identity.id) == 0 for node in nodes)
 
 
 async def test_bodies_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,10 +224,13 @@ async def test_what_makes_no_sense_is_a_typed_error_over_http_and_overlay() -> N
         assert engine.started == 0
 
 
-async def test_a_prompt_beyond_the_context_is_told_and_not_tried_elsewhere() -> None:
+async def test_a_prompt_beyond_the_context_is_told_and_not_tried_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     too_long = ScriptedEngine(fails=EngineError("context_length", "the prompt is too long"))
     other = ScriptedEngine()
     async with group_of(too_long, other) as nodes, http_of(nodes[0]) as port:
+        monkeypatch.setattr(nodes[0].group, "choose", in_order(nodes))
         for body in (BODY, STREAMED):
             status, _, content = await ask(port, body)
             assert (status, content["error"]["code"]) == (400, "context_length_exceeded")

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import zmq
@@ -13,7 +14,10 @@ from zmq.utils import z85
 
 from modelnode.dispatch import Dispatcher
 from modelnode.group import Group
+from modelnode.question import Question
+from modelnode.routing import Route
 from modelnode.serving import Server
+from planetserve.chat import parse_body
 from planetserve.errors import EngineError
 from planetserve.keys import Identity, NodeId, identity_from
 from planetserve.messages import Delta, End, Failed, ReplyEvent, verify_reply
@@ -104,10 +108,18 @@ def has_heard_from(node: Node, others: set[NodeId]) -> bool:
 
 def reachable(node: Node) -> set[NodeId]:
     """The peers that `node` would choose."""
-    found: set[NodeId] = set()
-    while (choice := node.group.choose(None, found | {node.identity.id})) is not None:
-        found.add(choice)
-    return found
+    group = node.group
+    return {
+        peer
+        for peer, member in group.router.members.items()
+        if peer != group.own and member.report is not None and group.usable(peer)
+    }
+
+
+def chosen(group: Group, prefer: NodeId | None, tried: Iterable[NodeId] = ()) -> NodeId | None:
+    """The node that `group` would have serve a request."""
+    question = Question(BODY, parse_body(BODY), prefer)
+    return group.choose(group.router.route(question), set(tried))
 
 
 def text_of(events: list[ReplyEvent]) -> str:
@@ -121,7 +133,7 @@ async def test_preferred_peer_serves_and_signs() -> None:
         assert isinstance(end, End)
         assert end.node == b.identity.id
         assert verify_reply(b.identity.public_key, "chain", BODY, "peer's", end)
-        assert text_of(await a.ask()) == "own"
+        assert text_of(await a.ask(prefer=a.identity.id)) == "own"
 
 
 async def test_a_burst_is_spread_and_released() -> None:
@@ -134,8 +146,8 @@ async def test_a_burst_is_spread_and_released() -> None:
             engine.gate.set()
         for events in await asyncio.gather(*asks):
             assert isinstance(events[-1], End)
-        balancer = nodes[0].group.balancer
-        assert all(balancer.assigned(node.identity.id) == 0 for node in nodes)
+        members = nodes[0].group.router.members
+        assert all(members.assigned(node.identity.id) == 0 for node in nodes)
 
 
 async def test_peer_lost_before_its_first_word_is_replaced() -> None:
@@ -167,6 +179,18 @@ async def test_peer_lost_after_its_first_word_is_one_clear_error() -> None:
 GREEDY = json.dumps(json.loads(BODY) | {"temperature": 0}).encode()
 
 
+def in_order(nodes: list[Node]) -> Callable[[Route, set[NodeId]], NodeId | None]:
+    """The first node's choice if the others cost more as they come in the list."""
+    choose = nodes[0].group.choose
+
+    def first_left(route: Route, tried: set[NodeId]) -> NodeId | None:
+        left = [node.identity.id for node in nodes if node.identity.id not in tried]
+        wanted = route.prefer if route.prefer in left else next(iter(left), None)
+        return choose(route, {node.identity.id for node in nodes} - {wanted})
+
+    return first_left
+
+
 async def lost_in_mid_answer(
     body: bytes, *others: ScriptedEngine
 ) -> tuple[list[ReplyEvent], list[Node]]:
@@ -175,12 +199,13 @@ async def lost_in_mid_answer(
     dying = ScriptedEngine(["half ", "way ", "there"], gated_at=2)
     async with group_of(*others, dying) as nodes:
         lost = nodes[-1]
-        replies = nodes[0].dispatcher.answer(body, lost.identity.id)
-        events = [await anext(replies), await anext(replies)]
-        await lost.group.close()
-        async with asyncio.timeout(20):
-            events += [event async for event in replies]
-        assert all(nodes[0].group.balancer.assigned(node.identity.id) == 0 for node in nodes)
+        with patch.object(nodes[0].group, "choose", in_order(nodes)):
+            replies = nodes[0].dispatcher.answer(body, lost.identity.id)
+            events = [await anext(replies), await anext(replies)]
+            await lost.group.close()
+            async with asyncio.timeout(20):
+                events += [event async for event in replies]
+        assert all(nodes[0].group.router.members.assigned(node.identity.id) == 0 for node in nodes)
         return events, nodes
 
 
@@ -244,7 +269,7 @@ async def test_leaving_client_cancels_at_the_serving_node() -> None:
         await anext(replies)
         await replies.aclose()
         await until(lambda: engines[1].ended == 1)
-        assert a.group.balancer.assigned(b.identity.id) == 0
+        assert a.group.router.members.assigned(b.identity.id) == 0
 
 
 async def test_slow_reader_holds_back_the_serving_node() -> None:

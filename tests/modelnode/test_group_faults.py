@@ -29,6 +29,8 @@ from tests.modelnode.scripted_engine import ScriptedEngine
 from tests.modelnode.test_group import (
     BODY,
     GREEDY,
+    Node,
+    chosen,
     free_ports,
     group_of,
     node_of,
@@ -38,6 +40,13 @@ from tests.modelnode.test_group import (
 )
 
 NEW_REQUESTS_STOP_S = 2.0
+
+
+def running_at(node: Node, other: Node) -> int:
+    """What `node` takes to run at `other`."""
+    member = node.group.router.members.get(other.identity.id)
+    assert member is not None
+    return member.running()
 
 
 def dropped(cause: str) -> float:
@@ -76,12 +85,12 @@ async def test_a_process_that_is_killed_or_hangs_gets_no_new_request_within_two_
         rtt_ms = group.liveness.rtt_ms(other)
         assert rtt_ms is not None
         assert 0 < rtt_ms < 1000
-        await until(lambda: group.choose(other, set()) == other)
+        await until(lambda: chosen(group, other) == other)
         replies = Dispatcher(server, group).answer(GREEDY, other)
         assert await anext(replies) == Delta("half ")
         process.send_signal(ending)
         await asyncio.sleep(NEW_REQUESTS_STOP_S)
-        assert group.choose(other, set()) == identity.id
+        assert chosen(group, other) == identity.id
         async with asyncio.timeout(10):
             rest = [event async for event in replies]
         assert text_of(rest) == "way"
@@ -145,33 +154,33 @@ async def test_an_address_that_is_none_stops_nothing() -> None:
         before = dropped("bad_address")
         a.group.set_members(members_of_routes(routes_of(a, b, broken), "m"))
         await until(lambda: dropped("bad_address") > before)
-        assert a.group.choose(broken.identity.id, set()) == a.identity.id
+        assert chosen(a.group, broken.identity.id) == a.identity.id
         engine = b.engine
         engine.gated_at = 0
         asking = asyncio.create_task(b.ask(prefer=b.identity.id))
         await engine.reached_gate.wait()
         started_s = asyncio.get_running_loop().time()
-        await until(lambda: a.group.balancer.load(b.identity.id) == 1)
+        await until(lambda: running_at(a, b) == 1)
         assert asyncio.get_running_loop().time() - started_s < 0.9, "told as it changed"
         engine.gate.set()
         await asking
-        await until(lambda: a.group.balancer.load(b.identity.id) == 0)
+        await until(lambda: running_at(a, b) == 0)
 
 
 async def test_a_node_that_fails_is_spared_and_tried_again() -> None:
     broken = ScriptedEngine(fails=EngineError("engine_failed", "no memory"))
     async with group_of(ScriptedEngine(["own"]), broken) as (a, b):
         for _ in range(FAILURES_TO_OPEN):
-            assert a.group.choose(b.identity.id, set()) == b.identity.id
+            assert chosen(a.group, b.identity.id) == b.identity.id
             assert text_of(await a.ask(prefer=b.identity.id)) == "own"
-        assert a.group.choose(b.identity.id, set()) == a.identity.id
+        assert chosen(a.group, b.identity.id) == a.identity.id
         assert text_of(await a.ask(prefer=b.identity.id)) == "own"
         assert broken.started == FAILURES_TO_OPEN
         broken.fails = None
         await until(lambda: a.group.usable(b.identity.id))
         assert isinstance((await a.ask(prefer=b.identity.id))[-1], End)
         assert broken.started == FAILURES_TO_OPEN + 1
-        assert a.group.choose(b.identity.id, set()) == b.identity.id
+        assert chosen(a.group, b.identity.id) == b.identity.id
 
 
 async def test_a_lone_node_answers_even_while_its_engine_fails() -> None:

@@ -7,7 +7,7 @@ import random
 from contextlib import ExitStack
 
 from modelnode.core.choosing import Choice
-from modelnode.core.chunks import Path, Scheme
+from modelnode.core.chunks import Scheme
 from modelnode.core.hr_tree import HRTree
 from modelnode.core.load import Report
 from modelnode.question import Question
@@ -29,11 +29,10 @@ def question(*turns: str, system: str = SYSTEM) -> Question:
 
 
 class Entry:
-    """A router whose clock is set by hand, and what it told its peers."""
+    """A router whose clock is set by hand."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.told: list[tuple[NodeId, Path]] = []
         self.down: set[NodeId] = set()
         self.router = Router(
             OWN,
@@ -42,7 +41,6 @@ class Entry:
             lambda: self.now_s,
             random.Random(1).randrange,
             lambda node: node not in self.down,
-            lambda node, path: self.told.append((node, path)),
         )
         self.router.set_members(NODES)
         for node in NODES:
@@ -58,7 +56,7 @@ class Entry:
         route = self.router.route(asked)
         chosen = self.router.choose(route, ()).chosen
         assert chosen is not None
-        usage = Usage(route.prompt_tokens, 10, chosen.claimed_tokens if cached is None else cached)
+        usage = Usage(route.prompt.tokens, 10, chosen.claimed_tokens if cached is None else cached)
         with self.router.assignment(route):
             self.router.first_token(route)
             self.router.served(route, text, usage)
@@ -85,21 +83,25 @@ def test_the_reply_is_part_of_what_the_node_holds() -> None:
     assert again.chosen.cost.uncached_tokens < 40
 
 
-def test_peers_are_told_what_was_sent_where_and_are_believed() -> None:
-    entry, peer = Entry(), Entry()
-    node = entry.serve(question("Which is the longest?"))
-    assert {told for told, _ in entry.told} == {node}
-    for told, path in entry.told:
-        peer.router.learn(told, path, OWN)
-    found = peer.ask(question("Which is the shortest?"))
-    assert found.node == node
+def test_what_a_node_says_of_itself_is_found() -> None:
+    entry, teller = Entry(), Entry()
+    path = teller.router.prompt(question("Which is the longest?").request).chain.path
+    entry.router.learn(NODES[2], path, NODES[2])
+    found = entry.ask(question("Which is the shortest?"))
+    assert found.node == NODES[2]
     stranger = NodeId(b"\x99" * 20)
-    peer.router.learn(stranger, entry.told[0][1], OWN)
-    peer.router.learn(node, entry.told[0][1], stranger)
-    again = peer.ask(question("Which is the shortest?"))
-    assert {(c.node, c.claimed_tokens) for c in again.candidates} == {
-        (c.node, c.claimed_tokens) for c in found.candidates
-    }
+    for node, told_by in ((stranger, NODES[2]), (NODES[1], stranger)):
+        entry.router.learn(node, path, told_by)
+    again = entry.ask(question("Which is the shortest?"))
+    assert [c.node for c in again.candidates if c.claimed_tokens] == [NODES[2]]
+
+
+def test_what_the_own_engine_holds_need_not_be_computed() -> None:
+    entry = Entry()
+    prompt = entry.router.prompt(question("Which is the longest?").request)
+    assert entry.router.cached_here(prompt) == 0
+    entry.router.hold(prompt.chain.path)
+    assert prompt.tokens - 16 <= entry.router.cached_here(prompt) <= prompt.tokens
 
 
 def test_a_burst_is_spread_before_anybody_reports() -> None:
