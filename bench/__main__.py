@@ -12,6 +12,7 @@ BENCHMARKS = {
     "overlay": "answers through the overlay beside the engine alone; answers while relays die",
     "first-hour": "set-up of a network, the first answer, memory",
     "forwarding": "chat completions a second of one model node, and of a pair that forwards",
+    "hrtree": "the HR-tree and its sync: time a chunk, memory, bytes a request, convergence",
     "relay": "relays beside a bare pyzmq chain: cells, delay, set-up, thousands of paths",
     "sida": "splitting and combining messages beside the primitives they are made of",
 }

@@ -6,39 +6,10 @@ import random
 
 import pytest
 
+from bench.sync_world import Conversations, Network, talk
 from planetserve.keys import NodeId
-from tests.modelnode.sync_world import Conversations, Network, Node
 
 CONVERGENCE_S = 2.0
-
-
-REPLY_S = 0.6
-
-
-def talk(
-    network: Network,
-    conversations: Conversations,
-    seconds: float,
-    requests: int,
-    *,
-    roaming: bool = False,
-) -> None:
-    """Requests at every node, each prompt told when it is sent and again with its reply. A
-    conversation stays with its entry unless it is `roaming`."""
-    open_requests: list[tuple[float, Node, NodeId, bytes]] = []
-    end_s = network.now_s + seconds
-    for left in range(requests, -1, -1):
-        if left:
-            prompt, whole, number = conversations.next()
-            place = network.random.randrange(64) if roaming else number // 64
-            entry = network.nodes[network.ids[place % len(network.ids)]]
-            owner = network.ids[number % len(network.ids)]
-            entry.send(owner, prompt, network.now_s, whole=False)
-            open_requests.append((network.now_s + REPLY_S, entry, owner, whole))
-            network.run((end_s - network.now_s) / left)
-        while open_requests and (not left or open_requests[0][0] <= network.now_s):
-            _, entry, owner, whole = open_requests.pop(0)
-            entry.send(owner, whole, network.now_s)
 
 
 def trees_agree(network: Network) -> bool:
@@ -60,11 +31,10 @@ def test_it_converges_after_a_partition(seed: int) -> None:
     network = Network(8, seed)
     conversations = Conversations(random.Random(seed))
     talk(network, conversations, 5.0, 40)
-    half = set(network.ids[: 3 + seed])
-    network.reachable = lambda one, other: (one in half) == (other in half)
+    network.part(network.ids[: 3 + seed])
     talk(network, conversations, 30.0, 100)
     assert network.behind()
-    network.reachable = lambda one, other: True
+    network.join()
     assert network.run_until_converged(CONVERGENCE_S) <= CONVERGENCE_S
     assert trees_agree(network)
 
@@ -87,7 +57,7 @@ def test_a_node_that_starts_late_gets_a_snapshot() -> None:
     # So long ago that the deltas are gone.
     for node in network.nodes.values():
         node.sync.log._recent.clear()
-    network.reachable = lambda one, other: True
+    network.join()
     assert network.run_until_converged(CONVERGENCE_S) <= CONVERGENCE_S
     assert network.nodes[late].tree.stats().owned_chunks > 1_000
     talk(network, Conversations(random.Random(4)), 5.0, 20)
@@ -135,7 +105,7 @@ def test_a_missed_loss_of_a_cache_is_seen_in_the_snapshot() -> None:
     network.nodes[emptied].empty(network.now_s)
     network.run(3.0)
     network.nodes[emptied].sync.log._recent.clear()
-    network.reachable = lambda one, other: True
+    network.join()
     assert network.run_until_converged(CONVERGENCE_S) <= CONVERGENCE_S
     network.run(1.0)
     assert before > 0

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.sync_world import MODEL, SCHEME, Network, identities
 from modelnode.core.sync import Effect, Fault, Holds, Reader, Send
 from modelnode.core.sync_limits import ITEM_UNITS, UNITS_BURST, UNITS_PER_S
 from modelnode.core.sync_log import Log
@@ -33,7 +34,6 @@ from modelnode.core.sync_messages import (
 )
 from modelnode.core.sync_state import MAX_STATE_BYTES
 from planetserve.keys import Identity
-from tests.modelnode.sync_world import MODEL, SCHEME, Network, identities
 from tests.modelnode.test_sync_messages import messages
 
 ORIGIN, OTHER = identities(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 
 from modelnode.core.chunks import Scheme
@@ -19,6 +19,8 @@ from planetserve.keys import Identity, NodeId, identity_from
 MODEL, SCHEME = "a-model", Scheme("text", 64)
 STEP_S = 0.05
 DELAY_S = 0.02
+REPLY_S = 0.6
+THINK_S = 4.0
 
 
 def identities(number: int) -> list[Identity]:
@@ -94,6 +96,13 @@ class Network:
         self._order = count()
         self._flying: list[tuple[float, int, NodeId, NodeId, bytes]] = []
 
+    def part(self, part: Collection[NodeId]) -> None:
+        """These and the others do not reach each other until `join`."""
+        self.reachable = lambda one, other: (one in part) == (other in part)
+
+    def join(self) -> None:
+        self.reachable = lambda one, other: True
+
     def restart(self, node: NodeId) -> None:
         identity = self.identities[self.ids.index(node)]
         epoch = self.nodes[node].sync.log.position[0] + 1
@@ -143,28 +152,56 @@ class Network:
 
 
 class Conversations:
-    """Conversations with shared system prompts, in chunks: `next` is the path of a prompt and of
-    the prompt with its reply, of a new conversation or of one that goes on."""
+    """Conversations with shared system prompts, in chunks. Who asks reads the reply and thinks for
+    `THINK_S` on average before the next question."""
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
         self._systems = [source.randbytes(2 * source.randrange(5, 40)) for _ in range(20)]
-        self._open: list[tuple[bytes, int]] = []
+        self._open: list[tuple[float, int, bytes]] = []
 
-    def next(self) -> tuple[bytes, bytes, int]:
-        """The prompt, the prompt with its reply, and a number that stays the conversation's."""
+    def next(self, now_s: float) -> tuple[bytes, bytes, int]:
+        """The paths of a prompt and of it with its reply, in a new conversation or in one that
+        goes on, and a number that is the conversation's."""
         draw = self._random
-        if self._open and draw.random() < 0.75:
-            history, number = self._open.pop(draw.randrange(len(self._open)))
+        if self._open and self._open[0][0] <= now_s and draw.random() < 0.9:
+            _, number, history = heapq.heappop(self._open)
         else:
             # Zipf's law: the first system prompts are those of most.
             rank = min(int(draw.paretovariate(1.0)), len(self._systems))
             history, number = self._systems[rank - 1], draw.randrange(1 << 30)
         prompt = history + draw.randbytes(2 * draw.randrange(2, 7))
         whole = prompt + draw.randbytes(2 * draw.randrange(4, 13))
-        if draw.random() < 0.85:
-            self._open.append((whole, number))
+        if draw.random() < 0.8:
+            again_s = now_s + REPLY_S + 1.0 + draw.expovariate(1 / (THINK_S - 1.0))
+            heapq.heappush(self._open, (again_s, number, whole))
         return prompt, whole, number
+
+
+def talk(
+    network: Network,
+    conversations: Conversations,
+    seconds: float,
+    requests: int,
+    *,
+    roaming: bool = False,
+) -> None:
+    """Requests at every node, each prompt told when it is sent and again with its reply. A
+    conversation stays with its entry unless it is `roaming`."""
+    open_requests: list[tuple[float, Node, NodeId, bytes]] = []
+    end_s = network.now_s + seconds
+    for left in range(requests, -1, -1):
+        if left:
+            prompt, whole, number = conversations.next(network.now_s)
+            place = network.random.randrange(64) if roaming else number // 64
+            entry = network.nodes[network.ids[place % len(network.ids)]]
+            owner = network.ids[number % len(network.ids)]
+            entry.send(owner, prompt, network.now_s, whole=False)
+            open_requests.append((network.now_s + REPLY_S, entry, owner, whole))
+            network.run((end_s - network.now_s) / left)
+        while open_requests and (not left or open_requests[0][0] <= network.now_s):
+            _, entry, owner, whole = open_requests.pop(0)
+            entry.send(owner, whole, network.now_s)
 
 
 def _has_heard(reader: Node, origin: Node) -> bool:
