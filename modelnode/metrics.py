@@ -44,3 +44,12 @@ GOSSIP_BYTES = Counter(
 GROUP_DROPPED = Counter(
     "planetserve_model_group_dropped", "Group messages that were refused, by cause", ["cause"]
 )
+ENGINE_KV_USAGE = Gauge(
+    "planetserve_model_engine_kv_usage", "Part of vLLM's KV cache that is in use, 0 to 1"
+)
+ENGINE_PREFIX_TOKENS = Gauge(
+    "planetserve_model_engine_prefix_tokens",
+    "Prompt tokens since vLLM's start that were looked up in its prefix cache, or found there",
+    ["kind"],
+)
+ENGINE_STARTS = Gauge("planetserve_model_engine_starts", "How often vLLM was started by this node")

@@ -31,6 +31,7 @@ from modelnode.engines.vllm_process import (
     events_endpoint,
     socket_in,
 )
+from modelnode.metrics import ENGINE_KV_USAGE, ENGINE_PREFIX_TOKENS, ENGINE_STARTS
 from planetserve.chat import Message
 from planetserve.errors import ConfigurationError, EngineError
 from planetserve.http import HttpError
@@ -126,6 +127,11 @@ class VllmEngine(OpenAiEngine):
                 continue
             self._missed_polls = 0
             self.metrics = metrics
+            ENGINE_KV_USAGE.set(metrics.kv_usage)
+            ENGINE_PREFIX_TOKENS.labels("queried").set(metrics.prefix_queries)
+            ENGINE_PREFIX_TOKENS.labels("found").set(metrics.prefix_hits)
+            if self._process is not None:
+                ENGINE_STARTS.set(self._process.starts)
             known = self._admission.running
             self._foreign = max(metrics.running + metrics.waiting - known, 0)
 

@@ -22,8 +22,8 @@ from modelnode.engines import vllm_guard
 from planetserve.errors import ConfigurationError, UsageError
 from planetserve.logs import get_logger
 
-START_TIMEOUT_S = 900.0
-"""Loading a large model from a slow disk takes minutes."""
+START_TIMEOUT_S = 7200.0
+"""The first start of a large model fetches it."""
 START_INTERVAL_S = 0.25
 HEALTH_INTERVAL_S = 5.0
 HUNG_S = 60.0

@@ -13,15 +13,19 @@ from planetserve.errors import EngineError
 from planetserve.messages import Usage
 
 VLLM = (
-    'data: {"id":"chatcmpl-a0","object":"chat.completion.chunk","created":1790000000,"model":"m",'
-    '"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
-    '"finish_reason":null}],"prompt_token_ids":null}\n\n'
-    'data: {"id":"chatcmpl-a0","choices":[{"index":0,"delta":{"content":"Par"},"logprobs":null,'
+    'data: {"id":"chatcmpl-a7","object":"chat.completion.chunk","created":1796076381,'
+    '"model":"smol","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+    '"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}\n\n'
+    'data: {"id":"chatcmpl-a7","object":"chat.completion.chunk","created":1796076381,'
+    '"model":"smol","choices":[{"index":0,"delta":{"content":"Par"},"logprobs":null,'
     '"finish_reason":null,"token_ids":null}]}\n\n'
-    'data: {"id":"chatcmpl-a0","choices":[{"index":0,"delta":{"content":"ís"},"logprobs":null,'
+    'data: {"id":"chatcmpl-a7","object":"chat.completion.chunk","created":1796076381,'
+    '"model":"smol","choices":[{"index":0,"delta":{"content":"ís"},"logprobs":null,'
     '"finish_reason":"stop","stop_reason":null,"token_ids":null}]}\n\n'
-    'data: {"id":"chatcmpl-a0","choices":[],"usage":{"prompt_tokens":31,"total_tokens":33,'
-    '"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":16}}}\n\n'
+    'data: {"id":"chatcmpl-a7","object":"chat.completion.chunk","created":1796076381,'
+    '"model":"smol","choices":[],"usage":{"prompt_tokens":94,"total_tokens":96,'
+    '"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":64,'
+    '"created_cache_tokens":0}},"system_fingerprint":"vllm-0.32.0-820abb5e"}\n\n'
     "data: [DONE]\n\n"
 ).encode()
 LLAMA_SERVER = (
@@ -52,7 +56,7 @@ def test_a_reply_of_vllm_reads_the_same_however_it_is_cut(cuts: list[int]) -> No
     text, reader = read(*parts)
     last = reader.last_piece()
     assert (text, reader.done) == ("París", True)
-    assert (last.finish_reason, last.usage) == ("stop", Usage(31, 2, 16))
+    assert (last.finish_reason, last.usage) == ("stop", Usage(94, 2, 64))
 
 
 def test_a_reply_of_llama_server() -> None:

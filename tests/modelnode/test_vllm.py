@@ -33,10 +33,14 @@ HELPFUL = Message("system", "You are a helpful assistant who answers in few word
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    try:
+        model = vllm_model_path()
+    except ConfigurationError as error:
+        pytest.skip(str(error))
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     settings = VllmSettings(
         python=find_python(None),
-        model=str(vllm_model_path()),
+        model=str(model),
         name="small",
         log_file=tmp_path_factory.mktemp("vllm") / "vllm.log",
         parallel=4,

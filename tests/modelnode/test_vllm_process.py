@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
-from modelnode.engines import vllm_process
+from modelnode.engines import vllm, vllm_process
 from modelnode.engines.private_folder import PREFIX
 from modelnode.engines.protocol import Piece
 from modelnode.engines.vllm import VllmEngine, start_vllm
@@ -48,6 +49,7 @@ def settings_of(folder: Path, model: str = "any") -> VllmSettings:
 def _in_place_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent / 'fake_vllm'}:{ROOT}")
     monkeypatch.setattr(vllm_process, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(vllm, "POLL_INTERVAL_S", 0.05)
 
 
 @pytest.fixture
@@ -108,6 +110,13 @@ async def test_it_answers_and_leaves_nothing(tmp_path: Path) -> None:
     assert folders() == before
     with pytest.raises(EngineError):
         await answer_of(engine)
+
+
+async def test_what_others_send_to_the_server_counts_as_its_load(engine: VllmEngine) -> None:
+    """The server says that three requests run and two wait, and none of them is ours."""
+    await until(lambda: engine.stats().running == 3)
+    assert (engine.stats().waiting, engine.stats().capacity) == (2, 4)
+    assert REGISTRY.get_sample_value("planetserve_model_engine_starts") == 1
 
 
 async def test_a_death_in_mid_answer_is_one_clear_error_and_it_comes_back(

@@ -101,8 +101,8 @@ class LocalNetwork:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def up(self) -> None:
-        done = self.run(*self.up_command(), "--detach", timeout_s=UP_TIMEOUT_S)
+    def up(self, timeout_s: float = UP_TIMEOUT_S) -> None:
+        done = self.run(*self.up_command(), "--detach", timeout_s=timeout_s)
         assert done.returncode == 0, done.stderr
 
     def up_command(self) -> list[str]:

@@ -13,7 +13,8 @@ import sys
 
 from tests.modelnode.fake_server import USAGE, Exchange, FakeServer, chunk
 
-METRICS = b"""vllm:num_requests_running{engine="0"} 0.0
+METRICS = b"""vllm:num_requests_running{engine="0"} 3.0
+vllm:num_requests_waiting{engine="0"} 2.0
 vllm:cache_config_info{block_size="32",engine="0",num_gpu_blocks="100"} 1.0
 """
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
