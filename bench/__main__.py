@@ -9,6 +9,7 @@ import sys
 
 BENCHMARKS = {
     "ledger": "transactions per second beside the kvstore example; blocks, settlement, proofs",
+    "routing": "eight entries that act as one cache, beside central routers",
     "overlay": "answers through the overlay beside the engine alone; answers while relays die",
     "first-hour": "set-up of a network, the first answer, memory",
     "forwarding": "chat completions a second of one model node, and of a pair that forwards",

@@ -89,7 +89,7 @@ def run(
     parallel: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Requests at once; 2 for llama.cpp, 8 for openai, 32 for vllm."
+            min=1, max=1024, help="Requests at once; 2 for llama.cpp, 64 for openai, 32 for vllm."
         ),
     ] = None,
     context: Annotated[

@@ -8,6 +8,7 @@ docs/adr/0013-another-node-answers-anew.md. Any other request ends with one clea
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from modelnode.core.retelling import Retelling
 from modelnode.group import Group
 from modelnode.metrics import REQUESTS, RESUMED, RETRIED
 from modelnode.question import Question
+from modelnode.routing import explain
 from modelnode.serving import Server
 from planetserve.chat import BadRequest, ChatRequest
 from planetserve.keys import NodeId
@@ -38,6 +40,10 @@ class Dispatcher:
         self._group = group
         self.running = 0
         self._held_bytes = 0
+
+    def explain(self) -> list[dict[str, object]]:
+        """The latest choices of a node, the newest first: who was weighed, and why it was so."""
+        return explain(self._group.router.choices, time.monotonic())
 
     async def answer(
         self, body: bytes, prefer: NodeId | None = None, request: ChatRequest | None = None

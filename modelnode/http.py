@@ -51,6 +51,10 @@ def create_application(dispatcher: Dispatcher, health: Callable[[], dict[str, An
         }
         return {"object": "list", "data": [model]}
 
+    @application.get("/debug/choices")
+    async def show_choices() -> dict[str, Any]:
+        return {"choices": dispatcher.explain()}
+
     @application.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse(error_body("there is nothing at this path", None, "not_found"), 404)

@@ -38,6 +38,8 @@ PROTO = ROOT / "abci_app" / "proto"
 
 LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-model.lock")
 UV_LOCK = ROOT / "tools" / "requirements-uv.lock"
+ROUTERS = TOOLS / "routers"
+ROUTERS_LOCK = ROOT / "tools" / "requirements-routers.lock"
 GO_LOCK = ROOT / "tools" / "requirements-go.lock"
 GO_FILES = (GO_MODULE / "go.mod", GO_MODULE / "go.sum")
 
@@ -270,6 +272,12 @@ def build_abci_cli(log: Path) -> str:
     return f"the kvstore example of CometBFT {COMETBFT_VERSION}, to compare with"
 
 
+def install_routers(log: Path) -> str:
+    execute(log, [str(UV), "venv", "--clear", "--python", str(VENV), str(ROUTERS)], "")
+    run_uv(log, ROUTERS, "sync", "--require-hashes", str(ROUTERS_LOCK))
+    return "two routers to compare with: sglang-router and smg"
+
+
 GENERATOR = ROOT / "tools" / "generate_proto.py"
 VENV_STEP = Step("venv", make_venv, VENV / "bin" / "python", VENV / ".stamps" / "venv")
 UV_STEP = Step("uv", install_uv, UV, TOOLS / "stamps" / "uv", (UV_LOCK,))
@@ -296,8 +304,16 @@ ICS23_STEP = Step(
     tuple(ICS23_MODULE / name for name in ("go.mod", "go.sum", "main.go")),
 )
 ABCI_CLI_STEP = Step("abci-cli", build_abci_cli, ABCI_CLI, TOOLS / "stamps" / "abci-cli", GO_FILES)
+ROUTERS_STEP = Step(
+    "routers",
+    install_routers,
+    ROUTERS / "bin" / "python",
+    TOOLS / "stamps" / "routers",
+    (ROUTERS_LOCK,),
+)
 ORDER = ((VENV_STEP,), (UV_STEP,), (PACKAGES_STEP, COMETBFT_STEP), (PROTO_STEP,))
-STEPS = {step.name: step for together in (*ORDER, (ICS23_STEP, ABCI_CLI_STEP)) for step in together}
+EXTRA = (ICS23_STEP, ABCI_CLI_STEP, ROUTERS_STEP)
+STEPS = {step.name: step for together in (*ORDER, EXTRA) for step in together}
 
 
 def perform_together(steps: list[Step]) -> None:

@@ -22,7 +22,7 @@ class EngineKind(StrEnum):
     vllm = "vllm"
 
 
-PARALLEL = {EngineKind.llamacpp: 2, EngineKind.openai: 8, EngineKind.vllm: 32}
+PARALLEL = {EngineKind.llamacpp: 2, EngineKind.openai: 64, EngineKind.vllm: 32}
 """Requests at once, where nobody says how many."""
 
 

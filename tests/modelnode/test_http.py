@@ -174,3 +174,15 @@ def test_http_is_for_loopback_only(address: str) -> None:
 def test_loopback_addresses() -> None:
     assert loopback_address("localhost:80") == ("127.0.0.1", 80)
     assert loopback_address("[::1]:8080") == ("::1", 8080)
+
+
+async def test_choices_are_shown_with_their_terms_and_no_prompt(
+    base_url: str, client: openai.AsyncOpenAI
+) -> None:
+    await ask(client)
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{base_url}/debug/choices")
+    (choice,) = answer.json()["choices"]
+    assert choice["node"] == IDENTITY.id.hex()
+    assert choice["prompt_tokens"] > 0
+    assert "France" not in answer.text
