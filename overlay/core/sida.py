@@ -100,6 +100,8 @@ def decode_clove(data: bytes) -> Clove:
     if not TAG_BYTES <= length <= MAX_MESSAGE_BYTES + TAG_BYTES:
         raise SidaError("a clove with an impossible length")
     share_end = HEADER_BYTES + KEY_BYTES
+    if len(data) - share_end != -(-length // k):
+        raise SidaError("a fragment has the wrong size")
     return Clove(n, k, index, length, data[HEADER_BYTES:share_end], data[share_end:])
 
 

@@ -73,3 +73,15 @@ def test_nor_do_the_cloves_of_one_request() -> None:
     door.advance(20.0)
     assert door.ended == dict.fromkeys(routes, Reason.EXPIRED)
     assert door.kept == []
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_cloves_without_a_fragment_keep_no_message_back(k: int) -> None:
+    """Where all that were tried first had none, the search took them for the end of its list."""
+    cloves = sida.split(b"message", 4, k, bytes(range(sida.random_bytes_needed(k))))
+    header_bytes = len(cloves[0].encode()) - len(cloves[0].fragment)
+    with pytest.raises(sida.SidaError):
+        sida.decode_clove(cloves[0].encode()[:header_bytes])
+    for changed in (cloves[0].fragment[:-1], cloves[0].fragment + b"x"):
+        with pytest.raises(sida.SidaError):
+            sida.decode_clove(cloves[0].encode()[:header_bytes] + changed)
