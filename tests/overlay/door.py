@@ -209,10 +209,20 @@ def open_clove(target: bytes, secret: bytes, stream: bytes) -> ReceivedClove:
     return received
 
 
+def cloves_of_one_cell() -> list[sida.Clove]:
+    """Four cloves, of which three are needed, that fill a stream of one cell each."""
+    fragment_bytes = sealed_bytes() - len(id_of(0)) - sida.HEADER_BYTES - sida.KEY_BYTES
+    return list(sida.split(bytes(3 * fragment_bytes - sida.TAG_BYTES), 4, 3, bytes(96)))
+
+
+def sealed_bytes() -> int:
+    return stream_bytes(1) - COUNT_BYTES - sealed.ENCAPSULATED_BYTES - sealed.TAG_BYTES
+
+
 def sealed_stream(message_id: bytes, clove: sida.Clove, secret: bytes) -> bytes:
     """A stream of one cell, sealed with `secret` in place of a fresh key."""
-    size = stream_bytes(1) - COUNT_BYTES - sealed.ENCAPSULATED_BYTES - sealed.TAG_BYTES
-    plain = (message_id + clove.encode()).ljust(size, b"\0")
+    plain = message_id + clove.encode()
+    assert len(plain) == sealed_bytes()
     info = b"planetserve/clove/v2\0" + TARGET
     return b"\0\1" + sealed.seal(PUBLIC, info, plain, secret).data
 

@@ -9,7 +9,7 @@ from overlay.core.client_path import OPEN, StreamOver
 from overlay.core.effects import Peer
 from overlay.core.reasons import Reason, Report
 from overlay.core.wire import ID_BYTES, STREAM_END, backward_id, encode_frame
-from tests.overlay.door import Door, id_of, sealed_stream
+from tests.overlay.door import Door, cloves_of_one_cell, id_of, sealed_stream
 from tests.overlay.world import OWNER, Carried, World, node_id
 
 
@@ -54,7 +54,7 @@ def test_the_path_that_is_shed_is_the_one_whose_frames_are_lost() -> None:
 def test_requests_whose_seals_have_one_key_do_not_meet() -> None:
     """An asker seals as it likes; what two seals export is then the same."""
     door, secret = Door(), bytes(range(32))
-    clove = sida.split(b"message", 4, 3, bytes(96))[0]
+    clove = cloves_of_one_cell()[0]
     first = door.stream(0, sealed_stream(id_of(1), clove, secret))
     second = door.stream(1, sealed_stream(id_of(2), clove, secret))
     assert door.ended == {}
@@ -65,7 +65,7 @@ def test_requests_whose_seals_have_one_key_do_not_meet() -> None:
 
 def test_nor_do_the_cloves_of_one_request() -> None:
     door, secret = Door(), bytes(range(32))
-    cloves = sida.split(b"message", 4, 3, bytes(96))
+    cloves = cloves_of_one_cell()
     routes = [
         door.stream(number, sealed_stream(id_of(1), cloves[number], secret)) for number in range(2)
     ]
