@@ -209,10 +209,11 @@ def open_clove(target: bytes, secret: bytes, stream: bytes) -> ReceivedClove:
     return received
 
 
-def cloves_of_one_cell() -> list[sida.Clove]:
-    """Four cloves, of which three are needed, that fill a stream of one cell each."""
+def cloves_of_one_cell(n: int = 4, k: int = 3) -> list[sida.Clove]:
+    """n cloves, of which k are needed, that fill a stream of one cell each."""
     fragment_bytes = sealed_bytes() - len(id_of(0)) - sida.HEADER_BYTES - sida.KEY_BYTES
-    return list(sida.split(bytes(3 * fragment_bytes - sida.TAG_BYTES), 4, 3, bytes(96)))
+    drawn = bytes(sida.random_bytes_needed(k))
+    return list(sida.split(bytes(k * fragment_bytes - sida.TAG_BYTES), n, k, drawn))
 
 
 def sealed_bytes() -> int:

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from overlay.core import answering, exchange, sida
+from overlay.core import answering, exchange
 from overlay.core.answering import Answering, AnsweringEffect, Route
 from overlay.core.exchange import (
     Done,
@@ -30,7 +30,7 @@ from overlay.core.inbox import InboxLimits
 from overlay.core.reasons import Reason, Report
 from overlay.core.request import ReceivedAttach, ReceivedClove
 from overlay.core.wire import STREAM_END, backward_id, encode_frame, stream_frame
-from tests.overlay.door import HOSTILE, Door, N, cut, id_of, sealed_stream
+from tests.overlay.door import HOSTILE, Door, N, cloves_of_one_cell, cut, id_of, sealed_stream
 from tests.overlay.tables import Transition, Watch
 
 SLOTS = st.integers(0, N - 1)
@@ -220,7 +220,7 @@ class AnsweringMachine(RuleBasedStateMachine):
         self, link_id: bytes, message: int, code: tuple[int, int, int]
     ) -> None:
         n, k, index = code
-        clove = sida.split(b"message", n, k, bytes(sida.random_bytes_needed(k)))[index]
+        clove = cloves_of_one_cell(n, k)[index]
         for chunk in cut(sealed_stream(id_of(message), clove, bytes((message % 2,)) * 32)):
             self.hostile_frame(stream_frame(link_id, chunk))
 
