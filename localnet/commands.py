@@ -166,12 +166,13 @@ def down(folder: Path) -> list[str]:
 
 
 def kill(folder: Path, name: str, number: int) -> int:
-    """Send the process `name` a signal and return its id; SIGKILL also goes to its children, which
-    it cannot end any more."""
+    """Send the process `name` a signal and return its id; SIGKILL also goes to those of its
+    children, which it cannot end any more, that do not end with it by themselves."""
     process = _running(folder).find(name).process
     children = descendants(process.pid) if process and number == signal.SIGKILL else []
     if process is None or not process.send(number):
         raise UsageError(f"{name} is not running")
+    wait_until(lambda: not any(child.alive() for child in children), GRACE_S)
     for child in children:
         child.send(number)
     return process.pid

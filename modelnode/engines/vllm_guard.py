@@ -39,14 +39,19 @@ def guard(command: list[str]) -> None:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
             server.wait(GRACE_S)
-    for pid, line in _group():
+    end_group(os.getpid())
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def end_group(leader: int) -> None:
+    """Kill every process of `leader`'s group but the caller, and let the tidier finish."""
+    for pid, line in _members(leader):
         if TIDIER not in line:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     deadline_s = time.monotonic() + TIDY_S
-    while any(_group()) and time.monotonic() < deadline_s:
+    while any(_members(leader)) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _closed(pipe: int) -> bool:
@@ -54,13 +59,13 @@ def _closed(pipe: int) -> bool:
     return bool(select.select([pipe], [], [], POLL_S)[0])
 
 
-def _group() -> Iterator[tuple[int, bytes]]:
-    """The other processes of our group with their command lines, as Linux's /proc tells them:
-    proc(5); those that have ended have none."""
+def _members(leader: int) -> Iterator[tuple[int, bytes]]:
+    """The processes of a group but the caller, with their command lines, as Linux's /proc tells
+    them: proc(5); those that have ended have none."""
     for entry in Path("/proc").glob("[0-9]*"):
         pid = int(entry.name)
         try:
-            if pid != os.getpid() and os.getpgid(pid) == os.getpgrp():
+            if pid != os.getpid() and os.getpgid(pid) == leader:
                 line = (entry / "cmdline").read_bytes()
                 if line:
                     yield pid, line

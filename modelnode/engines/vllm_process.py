@@ -220,6 +220,7 @@ class VllmProcess:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await process.wait()
         # The group's number is the guard's, and is not given away while the group has members.
+        await asyncio.to_thread(vllm_guard.end_group, process.pid)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -63,6 +63,10 @@ def asking(text: str) -> ChatRequest:
     return ChatRequest("m", (Message("user", text),), 8, 0.0)
 
 
+def shared_memory() -> set[Path]:
+    return set(Path("/dev/shm").glob("ps-fake-*"))
+
+
 async def answer_of(engine: VllmEngine, text: str = "hi") -> list[Piece]:
     return [piece async for piece in engine.stream(asking(text))]
 
@@ -101,13 +105,14 @@ async def test_it_answers_and_leaves_nothing(tmp_path: Path) -> None:
     assert (stats.kv_block_tokens, stats.kv_capacity_tokens) == (32, 3200)
     pieces = await answer_of(engine)
     leader = leader_of(engine)
-    assert int(pieces[0].text) != leader
+    assert Path(f"/dev/shm/ps-fake-{int(pieces[0].text)}") in shared_memory()
     (folder,) = folders() - before
     assert folder.stat().st_mode & 0o777 == 0o700
     assert group_lives(leader)
     await engine.close()
     await until(lambda: not group_lives(leader))
     assert folders() == before
+    assert shared_memory() == set()
     with pytest.raises(EngineError):
         await answer_of(engine)
 
@@ -122,7 +127,7 @@ async def test_what_others_send_to_the_server_counts_as_its_load(engine: VllmEng
 async def test_a_death_in_mid_answer_is_one_clear_error_and_it_comes_back(
     engine: VllmEngine,
 ) -> None:
-    first = leader_of(engine)
+    first, (memory,) = leader_of(engine), shared_memory()
     with pytest.raises(EngineError) as caught:
         await answer_of(engine, "die")
     assert caught.value.code == "engine_failed"
@@ -134,12 +139,14 @@ async def test_a_death_in_mid_answer_is_one_clear_error_and_it_comes_back(
     assert (await answer_of(engine))[-1].finish_reason == "stop"
     assert leader_of(engine) != first
     await until(lambda: not group_lives(first))
+    assert memory not in shared_memory()
 
 
 async def test_a_killed_guard_takes_the_server_with_it(engine: VllmEngine) -> None:
-    first = leader_of(engine)
+    first, (memory,) = leader_of(engine), shared_memory()
     os.kill(first, signal.SIGKILL)
     await until(lambda: not group_lives(first))
+    assert memory not in shared_memory()
     await until(lambda: engine.stats().serving and leader_of(engine) != first)
 
 
@@ -150,9 +157,11 @@ async def test_a_killed_node_takes_the_server_with_it(tmp_path: Path) -> None:
     assert node.stdout is not None
     leader = int(await asyncio.wait_for(node.stdout.readline(), 30))
     assert group_lives(leader)
+    began = shared_memory()
     node.kill()
     await node.wait()
     await until(lambda: not group_lives(leader))
+    assert (len(began), shared_memory()) == (1, set())
 
 
 async def test_what_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Stands in for vLLM's server where its process is what a test is about.
 
 The model decides how it fares: "broken" does not start; with any other it answers, has a child
-that is deaf to SIGTERM, and dies at a prompt that says "die".
+that is deaf to SIGTERM and a piece of shared memory named after its id, and dies at a prompt that
+says "die".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from multiprocessing.shared_memory import SharedMemory
 
 from tests.modelnode.fake_server import USAGE, Exchange, FakeServer, chunk
 
@@ -48,4 +50,5 @@ if __name__ == "__main__":
     if option("--model") == "broken":
         sys.exit("RuntimeError: no such model")
     subprocess.Popen([sys.executable, "-c", DEAF])
+    memory = SharedMemory(f"ps-fake-{os.getpid()}", create=True, size=1)
     asyncio.run(main())
