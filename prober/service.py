@@ -198,13 +198,15 @@ class Prober:
     async def _assigned(self, status: ChainStatus) -> list[bytes]:
         """The model nodes that this prober's ticket assigns it in the running epoch: those that
         users are routed to first, and then the same few newcomers for every prober, so that no
-        crowd of them can keep the others from being judged."""
+        crowd of them can keep the others from being judged. When time is short, those of which least
+        is known come first."""
         assert self._routes is not None
         output = vrf.output(self._proof)
         full_below_ppm = status.parameters["full_below_ppm"]
         store = (await self._ledger.read(stores=("reputation",))).stores["reputation"]
         nodes: list[bytes] = []
         newcomers: list[bytes] = []
+        judged: dict[bytes, int] = {}
         for node in self._routes.nodes:
             record = store.get(reputation_key(node.id))
             if record is None or "model" not in node.roles:
@@ -215,8 +217,9 @@ class Prober:
             chance = chance_ppm(reputation, full_below_ppm, status.sample_ppm)
             if is_assigned(output, node.id, chance):
                 (nodes if reputation.admitted else newcomers).append(bytes(node.id))
+                judged[bytes(node.id)] = len(reputation.window_ppm)
         if self._short_of_time:
-            nodes = by_seed(status.seed, nodes)
+            nodes = sorted(by_seed(status.seed, nodes), key=judged.__getitem__)
         else:
             self._rng.shuffle(nodes)
         return nodes + drawn_newcomers(status.seed, newcomers)
