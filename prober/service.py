@@ -198,8 +198,8 @@ class Prober:
     async def _assigned(self, status: ChainStatus) -> list[bytes]:
         """The model nodes that this prober's ticket assigns it in the running epoch: those that
         users are routed to first, and then the same few newcomers for every prober, so that no
-        crowd of them can keep the others from being judged. When time is short, those of which least
-        is known come first."""
+        crowd of them can keep the others from being judged. When time is short, those of which
+        least is known come first."""
         assert self._routes is not None
         output = vrf.output(self._proof)
         full_below_ppm = status.parameters["full_below_ppm"]
