@@ -128,6 +128,16 @@ def test_a_flood_does_not_push_out_a_teller_below_its_share(
             assert tree.match(path).get(0, 0) == len(path) // 2
 
 
+def test_what_was_told_least_recently_goes_first_whoever_told_it() -> None:
+    tree = HRTree(SECRET)
+    for now_s, (path, teller) in enumerate([(b"aaaa", 1), (b"bbbb", 2), (b"cccc", 1)]):
+        tree.insert(path, 0, float(now_s), teller)
+    tree.truncate(0, 4)
+    assert [tree.match(path).get(0, 0) for path in (b"aaaa", b"bbbb", b"cccc")] == [0, 2, 2]
+    tree.truncate(0, 3)
+    assert [tree.match(path).get(0, 0) for path in (b"aaaa", b"bbbb", b"cccc")] == [0, 1, 2]
+
+
 def unique(chunks: int, source: random.Random) -> bytes:
     return source.randbytes(2 * chunks)
 

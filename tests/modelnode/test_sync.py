@@ -66,6 +66,19 @@ def test_a_node_that_starts_late_gets_a_snapshot() -> None:
     assert not any(node.faults for node in network.nodes.values())
 
 
+def test_a_snapshot_names_every_node_that_holds_a_path() -> None:
+    network = Network(3)
+    first, second, late = network.ids
+    network.reachable = lambda one, other: late not in (one, other)
+    for owner, path in ((first, b"abcd"), (second, b"abcdef"), (first, b"abcdefgh")):
+        network.nodes[first].send(owner, path, network.now_s)
+        network.run(1.0)
+    network.nodes[first].sync.log._recent.clear()
+    network.join()
+    assert network.run_until_converged(CONVERGENCE_S) <= CONVERGENCE_S
+    assert network.nodes[late].tree.match(b"abcdefgh") == {0: 4, 1: 3}
+
+
 def test_a_restarted_node_begins_a_new_epoch() -> None:
     network = Network(4)
     conversations = Conversations(random.Random(5))
