@@ -8,15 +8,22 @@ import random
 import time
 
 from bench.figures import Figure
-from bench.sync_world import MODEL, REPLY_S, SCHEME, Conversations, Network, identities, talk
-from modelnode.core import telling
+from bench.sync_world import (
+    MODEL,
+    REPLY_S,
+    SCHEME,
+    STEP_S,
+    Conversations,
+    Network,
+    identities,
+    talk,
+)
 from modelnode.core.chunks import Path
 from modelnode.core.hr_tree import HRTree
 from modelnode.core.sync import Holds, Reader
 from modelnode.core.sync_log import Log
 from modelnode.core.sync_messages import DOMAIN, Ask, decode_sync
-from modelnode.gossip import DIGEST_INTERVAL_S, INTERVAL_S
-from modelnode.group_messages import Held, encode_message
+from modelnode.group_messages import Sync, encode_message
 from planetserve.encoding import encode
 from planetserve.keys import Identity, NodeId
 
@@ -136,44 +143,26 @@ def _told(log: Log, owners: list[NodeId], rate: float, seconds: float) -> list[t
 
 
 def _own_word() -> list[Figure]:
-    """What a serving node tells each peer of its own cache: as `modelnode.gossip` does, and the
-    same over the sync of this benchmark."""
+    """What a serving node tells each peer of its own cache, as `modelnode.gossip` does."""
     found = []
     for rate in RATES:
         conversations = Conversations(random.Random(9))
         (identity,) = identities(1)
-        gossip, sync = telling.Log(1_764_540_000_000), _log(identity)
+        log = _log(identity)
         replies: list[tuple[float, Path]] = []
-        told = requests = gossip_bytes = sync_bytes = 0
-        steps = int(REQUESTS / ENTRIES / rate / INTERVAL_S)
-        for step in range(steps):
-            now_s = step * INTERVAL_S
+        requests = sent = 0
+        for step in range(int(REQUESTS / ENTRIES / rate / STEP_S)):
+            now_s = step * STEP_S
             while requests < now_s * rate:
                 requests += 1
                 prompt, whole, _ = conversations.next(now_s)
-                gossip.hold(prompt)
-                sync.tell(identity.id, prompt, now_s, whole=False)
+                log.tell(identity.id, prompt, now_s, whole=False)
                 replies.append((now_s + REPLY_S, whole))
             while replies and replies[0][0] <= now_s:
-                _, whole = replies.pop(0)
-                gossip.hold(whole)
-                sync.tell(identity.id, whole, now_s)
-            if told != gossip.next:
-                pages = gossip.pages(told)
-                gossip_bytes += sum(len(encode_message(Held(str(SCHEME), page))) for page in pages)
-                told = gossip.next
-            if step % int(DIGEST_INTERVAL_S / INTERVAL_S) == 0:
-                gossip_bytes += len(encode_message(Held(str(SCHEME), gossip.digest())))
-            sync_bytes += sum(map(len, sync.messages(now_s)))
-        found += [
-            Figure(
-                f"{what}, {rate:g} requests/s",
-                sent / requests,
-                "B/request",
-                limit=LIMIT_REQUEST_BYTES,
-            )
-            for what, sent in (("gossip", gossip_bytes), ("sync of the own cache", sync_bytes))
-        ]
+                log.tell(identity.id, replies.pop(0)[1], now_s)
+            sent += sum(len(encode_message(Sync(data))) for data in log.messages(now_s))
+        name = f"sync of the own cache, {rate:g} requests/s"
+        found.append(Figure(name, sent / requests, "B/request", limit=LIMIT_REQUEST_BYTES))
     return found
 
 

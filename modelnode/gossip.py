@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from modelnode.core.chunks import Path
-from modelnode.core.telling import Log, Page, Reader
-from modelnode.group_messages import Held, Resend
+from modelnode.core.sync import SIGNATURE, Effect, Fault, Holds, Lost, Send
+from modelnode.core.sync_group import GroupSync
+from modelnode.core.sync_log import DELAY_S, Log
+from modelnode.core.sync_messages import DOMAIN
+from modelnode.group_messages import Sync
 from modelnode.links import Links
 from modelnode.metrics import GOSSIP_BYTES, GROUP_DROPPED
 from modelnode.routing import Router
-from planetserve.errors import RemoteProtocolError
-from planetserve.keys import NodeId
-
-INTERVAL_S = 0.05
-DIGEST_INTERVAL_S = 5.0
-MAX_ITEMS_PER_S = 1_000.0
-BURST_ITEMS = 2_048.0
-RESEND_INTERVAL_S = 1.0
-"""A snapshot is sent to a peer no more often, and asked for no more often."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    """`told` is the number up to which it knows our log, None before a snapshot."""
-
-    reader: Reader = field(default_factory=Reader)
-    told: int | None = None
-    snapshot_s: float = float("-inf")
-    asked_s: float = float("-inf")
-    room: float = BURST_ITEMS
-    room_s: float = 0.0
+from planetserve.keys import Identity, NodeId
 
 
 class Gossip:
-    """Between the first message and `close`. `epoch` is another one in each life of the process."""
+    """Between the first message and `close`. `epoch` is another one in each life of the process.
 
-    def __init__(self, links: Links, router: Router, epoch: int) -> None:
+    A node speaks of its own cache alone: that is what it can be held to. What it says of another's
+    is not believed.
+    """
+
+    def __init__(
+        self, links: Links, router: Router, identity: Identity, model: str, epoch: int
+    ) -> None:
         self._links = links
         self._router = router
-        self._log = Log(epoch)
-        self._scheme = str(router.scheme)
-        self._peers: dict[NodeId, _Peer] = {}
+        log = Log(
+            identity.public_key,
+            model,
+            router.scheme,
+            epoch,
+            0.0,
+            lambda data: identity.sign(DOMAIN, data),
+        )
+        self._sync = GroupSync(log, model, router.scheme)
         self._timer: asyncio.TimerHandle | None = None
-        self._digest_s = 0.0
+        # What a former life of this process said is so no more.
+        log.emptied(router.own, 0.0)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -52,94 +48,58 @@ class Gossip:
             self._timer = None
 
     def members_changed(self) -> None:
-        self._peers = {node: self._peers.get(node) or _Peer() for node in self._links.nodes()}
+        self._sync.set_peers(self._links.nodes(), _now_s())
 
-    def hold(self, path: Path) -> None:
-        """This node's engine holds `path` from now on; the peers are told soon."""
-        self._log.hold(path)
+    def hold(self, path: Path, *, whole: bool) -> None:
+        """This node's engine holds `path` from now on; the peers are told soon. `whole`: the reply
+        is in it."""
+        self._sync.log.tell(self._router.own, path, _now_s(), whole=whole)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(DELAY_S, self._tell)
 
     def emptied(self) -> None:
         """This node's engine holds nothing any more."""
-        self._log = Log(self._log.epoch + 1)
-        for peer in self._peers.values():
-            peer.told = None
+        self._sync.log.emptied(self._router.own, _now_s())
 
-    def broken(self, node: NodeId) -> None:
-        """The link broke: what was told last may not have come."""
-        peer = self._peers.get(node)
-        if peer is not None:
-            peer.told = None
-
-    def tick(self, now_s: float) -> None:
-        """Called often. Who does not know all is told; now and then all are told where the log
-        stands."""
-        if self._timer is None and any(p.told != self._log.next for p in self._peers.values()):
+    def tick(self) -> None:
+        """Called often: what waited for long is told, and now and then where the log stands."""
+        if self._timer is None:
             self._tell()
-        if now_s - self._digest_s < DIGEST_INTERVAL_S:
-            return
-        self._digest_s = now_s
-        page = self._log.digest()
-        for node, peer in self._peers.items():
-            if peer.told == self._log.next:
-                self._send(node, page)
 
-    def heard(self, node: NodeId, message: Held | Resend) -> None:
-        """What a peer says of itself, or wants to hear again. Raises `RemoteProtocolError`."""
-        peer = self._peers.get(node)
-        if peer is None:
-            GROUP_DROPPED.labels("not_trusted").inc()
-            return
-        if isinstance(message, Resend):
-            peer.told = None
-        elif message.scheme != self._scheme:
-            GROUP_DROPPED.labels("other_scheme").inc()
-        else:
-            self._hear(node, peer, message.page)
+    def heard(self, node: NodeId, message: Sync) -> None:
+        """What a peer says of itself, or wants to hear again."""
+        now_s = _now_s()
+        work = self._router.work
+        self._apply(node, self._sync.receive(node, message.data, now_s))
+        self._sync.charge(node, self._router.work - work, now_s)
 
-    def _hear(self, node: NodeId, peer: _Peer, page: Page) -> None:
-        now_s = asyncio.get_running_loop().time()
-        gained = (now_s - peer.room_s) * MAX_ITEMS_PER_S
-        peer.room, peer.room_s = min(peer.room + gained, BURST_ITEMS), now_s
-        if len(page.items) > peer.room:
-            GROUP_DROPPED.labels("too_many_items").inc()
-            return
-        peer.room -= len(page.items)
-        try:
-            heard = peer.reader.hear(page)
-        except RemoteProtocolError:
-            self._ask(node, peer, now_s)
-            raise
-        if heard.forget:
-            self._router.emptied(node)
-        for path in heard.paths:
-            self._router.learn(node, path, node)
-        if heard.ask:
-            self._ask(node, peer, now_s)
-
-    def _ask(self, node: NodeId, peer: _Peer, now_s: float) -> None:
-        if now_s - peer.asked_s >= RESEND_INTERVAL_S:
-            peer.asked_s = now_s
-            self._links.send(node, Resend())
+    def _apply(self, origin: NodeId, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(data):
+                    self._send(origin, data)
+                case Holds(node, path) if node == origin:
+                    self._router.learn(node, path, origin)
+                case Lost(node) if node == origin:
+                    self._router.emptied(node)
+                case Holds() | Lost():
+                    GROUP_DROPPED.labels("not_its_own").inc()
+                case Fault(cause):
+                    GROUP_DROPPED.labels(f"sync_{cause}").inc()
+                    if cause == SIGNATURE:
+                        self._router.emptied(origin)
 
     def _tell(self) -> None:
         self.close()
-        now_s = asyncio.get_running_loop().time()
-        for node, peer in self._peers.items():
-            if peer.told == self._log.next:
-                continue
-            if peer.told is None:
-                if now_s - peer.snapshot_s < RESEND_INTERVAL_S:
-                    continue
-                peer.snapshot_s = now_s
-            if all([self._send(node, page) for page in self._log.pages(peer.told)]):
-                peer.told = self._log.next
-            else:
-                peer.told = None
+        for data in self._sync.messages(_now_s()):
+            for node in self._sync.readers:
+                self._send(node, data)
 
-    def _send(self, node: NodeId, page: Page) -> bool:
-        sent = self._links.send(node, Held(self._scheme, page))
-        if sent:
-            GOSSIP_BYTES.inc(sum(len(item.fresh) + 4 for item in page.items) + 64)
-        return sent
+    def _send(self, node: NodeId, data: bytes) -> None:
+        """What cannot be sent is missed there, and asked for."""
+        if self._links.send(node, Sync(data)):
+            GOSSIP_BYTES.inc(len(data))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -69,7 +69,7 @@ class Group:
             random.randrange,
             self.usable,
         )
-        self._gossip = Gossip(self._links, self.router, incarnation)
+        self._gossip = Gossip(self._links, self.router, identity, server.model, incarnation)
         self._own_cache = OwnCache(self.router, self._gossip)
         self._pulse = Pulse(
             self._links, self.report_for, self.router.lost, self._restarted, self._beat
@@ -195,7 +195,6 @@ class Group:
 
     def _broken(self, node: NodeId) -> None:
         self._pulse.broken(node)
-        self._gossip.broken(node)
         self.router.lost(node)
 
     def _restarted(self, node: NodeId) -> None:
@@ -208,7 +207,7 @@ class Group:
         RUNNING.set(stats.running)
         WAITING.set(stats.waiting)
         self._server.drop_silent(now_s)
-        self._gossip.tick(now_s)
+        self._gossip.tick()
         for node, member in self.router.members.items():
             member.rtt_ms = self.liveness.rtt_ms(node) or 0.0
 

@@ -5,9 +5,8 @@
                        cancel  {id}             nobody reads the reply any more
                        load    {running, waiting, capacity, queued_tokens, prefill_us, decode_us,
                                 hold_ms, yours}     the sender's own load, when it changes
-                       held    {scheme, epoch, first, snapshot, items, digest}
-                                                what the sender's engine holds (core.telling)
-                       resend  {}               say all of it again
+                       sync    a list, not a map: what the sender's engine holds, and questions
+                                                about it (core.sync_messages)
                        ping    {number}         to be answered at once
                        ask     {node}           do you hear from that node?
     serving -> entry   event   {id, data}       lines of the reply stream: those that are there
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from modelnode.core.load import Report
-from modelnode.core.telling import DIGEST_BYTES, MAX_PAGE_BYTES, PAGE_ITEMS, Item, Page
+from modelnode.core.sync_messages import MAX_SYNC_BYTES
 from planetserve.encoding import EncodingError, decode, encode
 from planetserve.keys import NODE_ID_BYTES, NodeId
 from planetserve.messages import MAX_BODY_BYTES, MAX_LINE_BYTES
@@ -43,7 +42,6 @@ MAX_TOKEN_US = 100_000_000
 MAX_HOLD_MS = 3_600_000
 MAX_NUMBER = (1 << 63) - 1
 MAX_AGE_MS = 60_000
-MAX_SCHEME_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +67,10 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """`scheme` is how the sender cuts prompts."""
+class Sync:
+    """As it is encoded; `modelnode.core.sync_group` reads it."""
 
-    scheme: str
-    page: Page
-
-
-@dataclass(frozen=True, slots=True)
-class Resend:
-    pass
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,31 +108,22 @@ class Vouch:
 
 
 GroupMessage: TypeAlias = (
-    "Request | Credit | Cancel | Load | Held | Resend | Ping | Ask | Event | Gone | Pong | Vouch"
+    "Request | Credit | Cancel | Load | Sync | Ping | Ask | Event | Gone | Pong | Vouch"
 )
 
 
 def encode_message(message: GroupMessage) -> bytes:
     kind = type(message).__name__.lower()
-    if isinstance(message, Held):
-        page = message.page
-        return encode(
-            {
-                "kind": kind,
-                "scheme": message.scheme,
-                "epoch": page.epoch,
-                "first": page.first,
-                "snapshot": page.snapshot,
-                "items": [[item.back, item.keep, item.fresh] for item in page.items],
-                "digest": page.digest,
-            }
-        )
+    if isinstance(message, Sync):
+        return message.data
     said = message.report if isinstance(message, Load) else message
     return encode({"kind": kind, **{name: getattr(said, name) for name in said.__slots__}})
 
 
 def decode_message(data: bytes) -> GroupMessage:
     """Raises `RemoteProtocolError` (an `EncodingError`) on anything but one of the messages."""
+    if data[:1] in _LISTS and len(data) <= MAX_SYNC_BYTES:
+        return Sync(data)
     value = decode(data, max_bytes=MAX_MESSAGE_BYTES)
     if not isinstance(value, dict):
         raise EncodingError("a group message is not a map")
@@ -152,6 +135,9 @@ def decode_message(data: bytes) -> GroupMessage:
         raise EncodingError("a group message has not exactly its fields")
     return form.make(**{name: check(value[name]) for name, check in form.checks.items()})
 
+
+_LISTS = frozenset(bytes((first,)) for first in range(0x92, 0x99))
+"""First bytes of lists of two to eight in MessagePack; all other messages are maps."""
 
 Check: TypeAlias = Callable[[Any], Any]
 
@@ -194,40 +180,6 @@ def _number(limit: int, least: int = 0) -> Check:
     return check
 
 
-def _bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise EncodingError("a field must be true or false")
-    return value
-
-
-def _scheme(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > MAX_SCHEME_CHARACTERS:
-        raise EncodingError("a scheme is a short text")
-    return value
-
-
-def _items(value: Any) -> tuple[Item, ...]:
-    if not isinstance(value, list) or len(value) > PAGE_ITEMS:
-        raise EncodingError(f"a page has at most {PAGE_ITEMS} items")
-    return tuple(_item(item) for item in value)
-
-
-def _item(value: Any) -> Item:
-    if not isinstance(value, list) or len(value) != 3:
-        raise EncodingError("an item is a list of three")
-    return Item(_NUMBER(value[0]), _NUMBER(value[1]), _bytes(MAX_PAGE_BYTES)(value[2]))
-
-
-def _digest(value: Any) -> bytes:
-    if not isinstance(value, bytes) or len(value) not in (0, DIGEST_BYTES):
-        raise EncodingError(f"a digest has {DIGEST_BYTES} bytes, or none")
-    return value
-
-
-def _held(scheme: str, **page: Any) -> Held:
-    return Held(scheme, Page(**page))
-
-
 def _load(**report: int) -> Load:
     return Load(Report(**report))
 
@@ -250,18 +202,6 @@ _FORMS: Mapping[str, _Form] = {
             "yours": _number(MAX_LOAD),
         },
     ),
-    "held": _Form(
-        _held,
-        {
-            "scheme": _scheme,
-            "epoch": _NUMBER,
-            "first": _NUMBER,
-            "snapshot": _bool,
-            "items": _items,
-            "digest": _digest,
-        },
-    ),
-    "resend": _Form(Resend, {}),
     "ping": _Form(Ping, {"number": _NUMBER}),
     "ask": _Form(Ask, {"node": _node}),
     "event": _Form(Event, {"id": _id, "data": _bytes(MAX_EVENT_BYTES)}),

@@ -22,12 +22,11 @@ from modelnode.group_messages import (
     Event,
     Gone,
     GroupMessage,
-    Held,
     Load,
     Ping,
     Pong,
     Request,
-    Resend,
+    Sync,
     Vouch,
     decode_message,
     encode_message,
@@ -99,7 +98,7 @@ class GroupServer:
         reported: Callable[[NodeId, Report], None],
         vouch: Callable[[NodeId], Vouch | None],
         changed: Callable[[], None],
-        heard: Callable[[NodeId, Held | Resend], None],
+        heard: Callable[[NodeId, Sync], None],
         incarnation: int,
     ) -> None:
         self._identity = identity
@@ -187,7 +186,7 @@ class GroupServer:
                     session.replies[identifier][0].cancel()
             case Load(report):
                 self._reported(node, report)
-            case Held() | Resend():
+            case Sync():
                 self._heard(node, message)
             case Ping(number):
                 self._send(session, Pong(number, self._incarnation))

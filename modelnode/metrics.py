@@ -39,7 +39,7 @@ BREAKERS_OPENED = Counter(
     "planetserve_model_breakers_opened", "Times that a node was given no requests for a pause"
 )
 GOSSIP_BYTES = Counter(
-    "planetserve_model_gossip_bytes", "About what was sent to peers of this node's cache"
+    "planetserve_model_gossip_bytes", "Sent to peers about the caches of the group"
 )
 GROUP_DROPPED = Counter(
     "planetserve_model_group_dropped", "Group messages that were refused, by cause", ["cause"]

@@ -23,10 +23,11 @@ class OwnCache:
     def begun(self, request: ChatRequest) -> Served:
         return Served(self, self._router, request)
 
-    def hold(self, prompt: Prompt) -> None:
+    def hold(self, prompt: Prompt, *, whole: bool) -> None:
+        """`whole`: the reply is in it."""
         path = prompt.chain.path
         self._router.hold(path)
-        self._gossip.hold(path)
+        self._gossip.hold(path, whole=whole)
 
     def saw(self, claimed_tokens: int, cached_tokens: int) -> None:
         """A reply said what it found in the cache."""
@@ -47,10 +48,10 @@ class Served:
         self._prompt = router.prompt(request)
         self._claimed_tokens = router.cached_here(self._prompt)
         self.uncached_tokens = max(self._prompt.tokens - self._claimed_tokens, 1)
-        cache.hold(self._prompt)
+        cache.hold(self._prompt, whole=False)
 
     def ended(self, text: str, usage: Usage) -> None:
         """The whole reply was given."""
         self._cache.saw(self._claimed_tokens, usage.cached_tokens)
         self._prompt.answered(text)
-        self._cache.hold(self._prompt)
+        self._cache.hold(self._prompt, whole=True)

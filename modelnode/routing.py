@@ -133,6 +133,11 @@ class Router:
         if member is not None:
             member.lost()
 
+    @property
+    def work(self) -> int:
+        """See `HRTree.work`."""
+        return self._tree.work
+
     def emptied(self, node: NodeId) -> None:
         """The node's engine holds nothing any more."""
         self._tree.drop_owner(self._indices.of(node))

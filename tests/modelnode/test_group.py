@@ -335,3 +335,17 @@ async def test_peer_that_comes_back_is_used_again() -> None:
             assert text_of(await a.ask(prefer=b.identity.id)) == "again"
         finally:
             await again.group.close()
+
+
+async def test_each_node_tells_what_its_engine_holds_and_when_it_is_empty() -> None:
+    async with group_of(ScriptedEngine(["own"]), ScriptedEngine(["peer " * 20])) as (a, b):
+        router, peer = a.group.router, b.identity.id
+
+        def believed() -> int:
+            """Chunks that `a`, which sent no request there, believes `b` to hold."""
+            return router._tree.owned_chunks(router._indices.of(peer))
+
+        await b.ask(prefer=peer)
+        await until(lambda: believed() > 0)
+        b.group._gossip.emptied()
+        await until(lambda: believed() == 0)
