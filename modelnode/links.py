@@ -33,6 +33,7 @@ class Links:
         self._broken = broken
         self._addresses: dict[NodeId, PeerAddress] = {}
         self._links: dict[NodeId, PeerLink] = {}
+        self._closed = False
 
     def set_addresses(self, peers: Iterable[PeerAddress]) -> None:
         """The other nodes. Connections to who is not there any more, or elsewhere, end."""
@@ -45,10 +46,11 @@ class Links:
         return tuple(self._addresses)
 
     def get(self, node: NodeId) -> PeerLink | None:
-        """The connection to `node`; None for a stranger, or an address that cannot be one."""
+        """The connection to `node`; None for a stranger, an address that cannot be one, or after
+        `close`: a socket opened then would keep its context from ending."""
         link = self._links.get(node)
         address = self._addresses.get(node)
-        if link is not None or address is None:
+        if link is not None or address is None or self._closed:
             return link
         try:
             link = PeerLink(
@@ -76,6 +78,7 @@ class Links:
             link.fail()
 
     def close(self) -> None:
+        self._closed = True
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -192,3 +192,12 @@ async def test_a_lone_node_answers_even_while_its_engine_fails() -> None:
             assert failed.code == "engine_failed"
         engine.fails = None
         assert isinstance((await node.ask())[-1], End)
+
+
+async def test_what_is_sent_after_the_end_opens_nothing() -> None:
+    """A peer's last message may be answered while the group closes."""
+    async with group_of(ScriptedEngine(), ScriptedEngine()) as (a, b):
+        links = a.group._links
+        links.close()
+        assert not links.send(b.identity.id, Ping(1))
+        assert links.get(b.identity.id) is None
