@@ -17,6 +17,7 @@ from modelnode.core.load import Report
 from modelnode.gossip import Gossip
 from modelnode.group_client import PeerLost
 from modelnode.group_messages import (
+    MAX_CACHE_TOKENS,
     MAX_CAPACITY,
     MAX_HOLD_MS,
     MAX_LOAD,
@@ -178,6 +179,8 @@ class Group:
             decode_us=_measured(stats.decode_ms_per_token, MAX_TOKEN_US, 1000),
             hold_ms=_measured(stats.hold_ms, MAX_HOLD_MS),
             yours=ours if node == self.own else self._server.active_of(node),
+            cache_tokens=min(stats.kv_capacity_tokens or 0, MAX_CACHE_TOKENS),
+            serving=stats.serving,
         )
 
     def _replies(self, node: NodeId, question: Question) -> AsyncGenerator[ReplyEvent, None]:

@@ -4,7 +4,8 @@
                        credit  {id, events}     that many more events of a request may come
                        cancel  {id}             nobody reads the reply any more
                        load    {running, waiting, capacity, queued_tokens, prefill_us, decode_us,
-                                hold_ms, yours}     the sender's own load, when it changes
+                                hold_ms, yours, cache_tokens, serving}
+                                                    the sender's own load, when it changes
                        sync    a list, not a map: what the sender's engine holds, and questions
                                                 about it (core.sync_messages)
                        ping    {number}         to be answered at once
@@ -38,6 +39,7 @@ MAX_MESSAGE_BYTES = MAX_BODY_BYTES + 256
 MAX_LOAD = 1 << 20
 MAX_CAPACITY = 1 << 12
 MAX_QUEUED_TOKENS = 1 << 32
+MAX_CACHE_TOKENS = 1 << 40
 MAX_TOKEN_US = 100_000_000
 MAX_HOLD_MS = 3_600_000
 MAX_NUMBER = (1 << 63) - 1
@@ -180,7 +182,13 @@ def _number(limit: int, least: int = 0) -> Check:
     return check
 
 
-def _load(**report: int) -> Load:
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise EncodingError("a field must be true or false")
+    return value
+
+
+def _load(**report: Any) -> Load:
     return Load(Report(**report))
 
 
@@ -200,6 +208,8 @@ _FORMS: Mapping[str, _Form] = {
             "decode_us": _number(MAX_TOKEN_US),
             "hold_ms": _number(MAX_HOLD_MS),
             "yours": _number(MAX_LOAD),
+            "cache_tokens": _number(MAX_CACHE_TOKENS),
+            "serving": _bool,
         },
     ),
     "ping": _Form(Ping, {"number": _NUMBER}),

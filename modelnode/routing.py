@@ -15,7 +15,7 @@ from modelnode.core.chunks import FINGERPRINT_BYTES, Chain, Path, Scheme, render
 from modelnode.core.claims import Claims
 from modelnode.core.holdings import Holdings
 from modelnode.core.hr_tree import HRTree
-from modelnode.core.load import Member, Members, Report
+from modelnode.core.load import Loads, Member, Report
 from modelnode.question import Question
 from planetserve.chat import ChatRequest, Message
 from planetserve.keys import NodeId
@@ -106,7 +106,7 @@ class Router:
         self._indices = _Indices()
         self._bytes_a_token = BYTES_A_TOKEN
         self.scheme = scheme
-        self.members = Members()
+        self.members = Loads()
         self.claims = Claims()
         self.holdings = Holdings()
         self.choices: deque[Explained] = deque(maxlen=CHOICES_KEPT)
@@ -124,8 +124,12 @@ class Router:
 
     def heard(self, node: NodeId, report: Report) -> None:
         member = self.members.get(node)
-        if member is not None:
-            member.heard(report, self._now_s())
+        if member is None:
+            return
+        member.heard(report, self._now_s())
+        if report.cache_tokens:
+            chunk_tokens = self.scheme.chunk_bytes / self._bytes_a_token
+            self.holdings.told(node, int(report.cache_tokens / chunk_tokens))
 
     def lost(self, node: NodeId) -> None:
         """The connection broke: nothing is known of the node until it speaks again."""
@@ -236,7 +240,8 @@ class Router:
         return node == self.own or node in self.members
 
     def _may_serve(self, node: NodeId, member: Member) -> bool:
-        return (member.report is not None or node == self.own) and self._usable(node)
+        serving = node == self.own if member.report is None else member.report.serving
+        return serving and self._usable(node)
 
     def _learn_ratio(self, route: Route, usage: Usage) -> None:
         if usage.prompt_tokens > 0:

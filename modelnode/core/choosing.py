@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from modelnode.core.claims import Claims
 from modelnode.core.cost import Cost, cost_of
-from modelnode.core.load import Member, Members
+from modelnode.core.load import Loads, Member
 from planetserve.keys import NodeId
 
 TIE_MS = 2.0
@@ -84,7 +84,7 @@ Usable = Callable[[NodeId, Member], bool]
 
 
 def choose(
-    members: Members,
+    members: Loads,
     claims: Claims,
     ask: Ask,
     own: NodeId,
@@ -134,7 +134,7 @@ def _weigh(node: NodeId, member: Member, claims: Claims, ask: Ask, now_s: float)
 
 
 def _shortlist(
-    members: Members, ask: Ask, draw: Callable[[int], int]
+    members: Loads, ask: Ask, draw: Callable[[int], int]
 ) -> Iterable[tuple[NodeId, Member]]:
     if len(members) <= MAX_WEIGHED:
         return members.items()

@@ -25,7 +25,9 @@ class Report:
 
     `queued_tokens` are prompt tokens that wait for their prefill, less what is in the cache;
     `prefill_us` and `decode_us` what a token takes, in microseconds, as it measured; `hold_ms`
-    how long a request keeps its slot; `yours` how many of the requests are the reader's own.
+    how long a request keeps its slot; `yours` how many of the requests are the reader's own;
+    `cache_tokens` what its cache holds at most, 0 where that is not known. While it is not
+    `serving`, as when the engine's process is started again, every request fails.
     """
 
     running: int
@@ -36,6 +38,8 @@ class Report:
     decode_us: int = 0
     hold_ms: int = 0
     yours: int = 0
+    cache_tokens: int = 0
+    serving: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +105,7 @@ class Member:
         self._open.clear()
 
 
-class Members:
+class Loads:
     """The nodes that may serve; those that left while requests run there are kept until these end,
     so that nothing is lost when they come back."""
 

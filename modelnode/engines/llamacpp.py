@@ -119,7 +119,6 @@ class LlamaCppEngine:
             max_waiting=self._settings.max_waiting,
             cached_tokens=self._cached_tokens,
             context_tokens=self._settings.context_tokens,
-            kv_capacity_tokens=self._settings.context_tokens * self._settings.parallel,
             prefill_us_per_token=self._speeds.prefill_us_per_token,
             decode_ms_per_token=self._speeds.decode_ms_per_token,
             hold_ms=self._admission.hold_ms,

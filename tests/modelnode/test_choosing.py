@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelnode.core import choosing
 from modelnode.core.choosing import Ask, Choice, choose
 from modelnode.core.claims import MAX_SURPRISE_MS, SURPRISE_HALF_LIFE_S, Claims
-from modelnode.core.load import Member, Members, Report
+from modelnode.core.load import Loads, Member, Report
 from planetserve.keys import NodeId
 
 NODES = tuple(NodeId(bytes([number]) * 20) for number in range(1, 5))
@@ -24,7 +24,7 @@ class Scene:
     """Four nodes of the same speed (1 ms a prompt token, 10 ms a token of the reply)."""
 
     def __init__(self, nodes: tuple[NodeId, ...] = NODES) -> None:
-        self.members = Members()
+        self.members = Loads()
         self.members.replace(nodes)
         self.claims = Claims()
         self.claims.keep(frozenset(nodes))

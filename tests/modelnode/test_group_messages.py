@@ -34,7 +34,17 @@ nodes = st.binary(min_size=20, max_size=20).map(NodeId)
 small = st.integers(0, 1 << 20)
 numbers = st.integers(0, MAX_NUMBER)
 reports = st.builds(
-    Report, small, small, st.integers(1, MAX_CAPACITY), small, small, small, small, small
+    Report,
+    small,
+    small,
+    st.integers(1, MAX_CAPACITY),
+    small,
+    small,
+    small,
+    small,
+    small,
+    small,
+    st.booleans(),
 )
 messages = st.one_of(
     st.builds(Request, ids, st.binary(max_size=300)),
@@ -75,6 +85,8 @@ LOAD = {
     "decode_us": 0,
     "hold_ms": 0,
     "yours": 0,
+    "cache_tokens": 0,
+    "serving": True,
 }
 
 
@@ -105,6 +117,8 @@ def test_what_is_refused_below_is_so_for_one_field() -> None:
         LOAD | {"prefill_us": None},
         LOAD | {"decode_us": 1 << 60},
         LOAD | {"more": 1},
+        LOAD | {"cache_tokens": -1},
+        LOAD | {"serving": 1},
         {"kind": "ping", "number": -1},
         {"kind": "ask", "node": ID},
         {"kind": "pong", "number": 1},

@@ -96,7 +96,7 @@ async def test_says_which_tokens_a_prompt_has_and_how_fast_it_is(engine: LlamaCp
     # All but the words that open the reply are the beginning of the next turn's prompt.
     assert list(longer[: len(tokens) - 8]) == list(tokens[:-8])
     stats = engine.stats()
-    assert stats.kv_capacity_tokens == 4096
+    assert stats.kv_capacity_tokens is None, "beside its slots it keeps prompts in memory"
     assert (stats.prefill_us_per_token or 0) > 0
     assert (stats.decode_ms_per_token or 0) > 0
     with pytest.raises(NotOffered):

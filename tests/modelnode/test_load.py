@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from modelnode.core.load import MAX_TRACKED, Members, Report
+from modelnode.core.load import MAX_TRACKED, Loads, Report
 from planetserve.keys import NodeId
 
 NODES = tuple(NodeId(bytes([number]) * 20) for number in range(4))
@@ -18,8 +18,8 @@ def report(queued: int = 0, yours: int = 0, running: int = 0) -> Report:
     return Report(running, 0, 4, queued, 1_000, 1_000, 100, yours)
 
 
-def members() -> Members:
-    known = Members()
+def members() -> Loads:
+    known = Loads()
     known.replace(NODES)
     return known
 

@@ -149,6 +149,25 @@ def test_a_node_that_claims_what_it_does_not_hold_gets_no_more_for_it() -> None:
     assert entry.router.claims.weight(liar) < 0.5
 
 
+def test_no_more_is_believed_of_a_cache_than_it_can_hold() -> None:
+    entry = Entry()
+    entry.serve(question("Which?"))
+    entry.router.heard(OWN, Report(0, 0, 8, cache_tokens=160))
+    for number in range(40):
+        path = entry.router.prompt(question(f"{number}", system=f"{number}" * 900).request)
+        entry.router.learn(OWN, path.chain.path, OWN)
+    assert entry.router._tree.owned_chunks(entry.router._indices.of(OWN)) <= 10
+
+
+def test_a_node_whose_engine_does_not_serve_is_passed_over() -> None:
+    entry = Entry()
+    node = entry.serve(question("Which?"))
+    entry.router.heard(node, Report(0, 0, 8, serving=False))
+    assert entry.ask(question("Which?")).node != node
+    entry.hear(node)
+    assert entry.ask(question("Which?")).node == node
+
+
 def test_gates_hold_whatever_the_tree_says() -> None:
     entry = Entry()
     node = entry.serve(question("Which?"))
